@@ -1,0 +1,97 @@
+"""Trains, evaluates or inspects an experiment.
+
+  python main.py --config=configs/smoke.py --workdir=runs/smoke
+  python main.py --config=configs/smoke.py --workdir=runs/smoke --mode=evaluate
+  python main.py --config=configs/smoke.py --mode=dry_run
+
+Any field of the config can be set on the command line, for example
+--config.optim.lr=3e-4, and a config file may take an argument after a colon:
+--config=configs/smoke.py:steps=50.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file of the experiment.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', '', 'Folder of the run: a local path or gs://bucket/path.'
+)
+_MODE = flags.DEFINE_enum(
+  'mode',
+  'train',
+  ['train', 'evaluate', 'dry_run'],
+  'train: train, continuing what the workdir holds. evaluate: run the '
+  "config's evaluators on the newest checkpoint. dry_run: print shapes, "
+  'parameters, shardings, memory and FLOPs without any data.',
+)
+_ALLOW = flags.DEFINE_bool(
+  'allow_config_change',
+  False,
+  'Continue a run although its model, data, batch size or seed changed.',
+)
+_STEP = flags.DEFINE_integer(
+  'step', None, 'evaluate: the checkpoint of this step, not the newest.'
+)
+_FOLLOW = flags.DEFINE_bool(
+  'follow', False, 'evaluate: wait for new checkpoints until the run is done.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  '',
+  "Several processes: 'auto' on SLURM, GKE, TPU pods and MPI, or host:port of "
+  'process 0.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', 0, 'Number of processes, with --coordinator=host:port.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', -1, 'Number of this process, with --coordinator=host:port.'
+)
+
+
+def main(argv):
+  """Dispatches on --mode."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  if _CONFIG.value is None:
+    raise app.UsageError(
+      '--config is missing, such as --config=configs/smoke.py'
+    )
+  if _MODE.value != 'dry_run' and not _WORKDIR.value:
+    raise app.UsageError('--workdir is missing, such as --workdir=runs/smoke')
+
+  # Imported here so that --help stays fast.
+  from vidscenic import config as vc
+  from vidscenic.train import distributed
+
+  distributed.initialize(
+    _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  )
+  config = vc.finalize(_CONFIG.value)
+  if _MODE.value == 'dry_run':
+    from vidscenic.train import dry_run
+
+    print(dry_run.describe(config))
+  elif _MODE.value == 'evaluate':
+    from vidscenic.train import evaluate
+
+    evaluate.evaluate(
+      config, _WORKDIR.value, step=_STEP.value, follow=_FOLLOW.value
+    )
+  else:
+    from vidscenic.train import loop
+
+    finished = loop.train(
+      config, _WORKDIR.value, allow_config_change=_ALLOW.value
+    )
+    if not finished:
+      sys.exit(config.preempted_exit_code)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.INFO)
+  app.run(main)

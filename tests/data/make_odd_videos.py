@@ -1,0 +1,208 @@
+"""Small video files that trip frame arithmetic, built in seconds.
+
+  python tests/data/make_odd_videos.py FOLDER     # writes them and checks them
+
+Every frame carries its number as a bar code: 12 bars over the width of the top
+16 rows, white for 1, most significant bit first. `read_code` gets it back.
+"""
+
+import fractions
+import os
+import sys
+
+import av
+import numpy as np
+
+HEIGHT, WIDTH = 64, 96
+CODE_ROWS, CODE_BITS = 16, 12
+
+
+def draw(number, height=HEIGHT, width=WIDTH):
+  """uint8[H, W, 3]: a moving gradient under the bar code of `number`."""
+  y, x = np.mgrid[:height, :width]
+  frame = np.stack(
+    [(2 * x + 5 * number) % 200, (3 * y + number) % 200, (x + y) % 200], -1
+  ).astype(np.uint8)
+  bits = [number >> (CODE_BITS - 1 - bit) & 1 for bit in range(CODE_BITS)]
+  bars = np.repeat(np.array(bits, np.uint8) * 255, width // CODE_BITS)
+  frame[:CODE_ROWS] = 0
+  frame[:CODE_ROWS, : len(bars)] = bars[:, None]
+  return frame
+
+
+def read_code(frame):
+  """The number in a frame of uint8[H, W, 3]."""
+  bar = frame.shape[1] // CODE_BITS
+  rows = frame[CODE_ROWS // 4 : 3 * CODE_ROWS // 4].mean((0, 2))
+  bars = rows[: bar * CODE_BITS].reshape(CODE_BITS, bar)
+  bits = bars[:, bar // 4 : bar - bar // 4].mean(1) > 128
+  return int(sum(int(bit) << (CODE_BITS - 1 - i) for i, bit in enumerate(bits)))
+
+
+def encode(
+  target,
+  codec,
+  *,
+  num_frames,
+  container='',
+  rate=25,
+  time_base=None,
+  stamps=None,
+  options=None,
+  container_options=None,
+  size=(HEIGHT, WIDTH),
+  audio=False,
+):
+  """Writes bar code frames; stamps are in units of time_base."""
+  rate = fractions.Fraction(rate)
+  time_base = fractions.Fraction(time_base or 1 / rate)
+  stamps = range(num_frames) if stamps is None else stamps
+  with av.open(
+    target, 'w', format=container or None, options=container_options or {}
+  ) as output:
+    stream = output.add_stream(codec, rate=rate, options=options or {})
+    stream.height, stream.width = size
+    stream.pix_fmt = 'yuv420p'
+    stream.time_base = stream.codec_context.time_base = time_base
+    sound = output.add_stream('aac', rate=16000) if audio else None
+    for number, stamp in zip(range(num_frames), stamps, strict=True):
+      frame = av.VideoFrame.from_ndarray(draw(number, *size), format='rgb24')
+      frame.pts, frame.time_base = stamp, time_base
+      output.mux(stream.encode(frame))
+    output.mux(stream.encode(None))
+    if sound:
+      tone = np.sin(np.arange(int(16000 * num_frames / rate)) * 0.1)[None]
+      part = av.AudioFrame.from_ndarray(
+        0.5 * tone.astype(np.float32), format='fltp', layout='mono'
+      )
+      part.sample_rate, part.pts = 16000, 0
+      part.time_base = fractions.Fraction(1, 16000)
+      output.mux(sound.encode(part) + sound.encode(None))
+
+
+def _variable_stamps(num_frames):
+  """Gaps of 1 to 5 units, fixed pattern."""
+  gaps = [1 + (7 * i + i * i) % 5 for i in range(num_frames)]
+  return np.cumsum(gaps).tolist()
+
+
+def _x264(**options):
+  params = ':'.join(f'{k.replace("_", "-")}={v}' for k, v in options.items())
+  return {'preset': 'veryfast', 'x264-params': params}
+
+
+def odd_files():
+  """{file name: keyword arguments of `encode`}."""
+  gop = _x264(keyint=20, min_keyint=20)
+  open_gop = _x264(
+    keyint=12,
+    min_keyint=12,
+    open_gop=1,
+    bframes=5,
+    b_adapt=0,
+    b_pyramid='normal',
+    scenecut=0,
+  )
+  n = 90
+  return {
+    'plain.mp4': dict(codec='libx264', num_frames=n, options=gop),
+    'one_gop.mp4': dict(
+      codec='libx264', num_frames=n, options=_x264(keyint=250)
+    ),
+    'ntsc.mp4': dict(
+      codec='libx264',
+      num_frames=n,
+      rate=fractions.Fraction(30000, 1001),
+      options=gop,
+    ),
+    'start_offset.mp4': dict(
+      codec='libx264', num_frames=n, stamps=range(37, 37 + n), options=gop
+    ),
+    'variable_rate.mp4': dict(
+      codec='libx264',
+      num_frames=n,
+      time_base=fractions.Fraction(1, 75),
+      stamps=_variable_stamps(n),
+      options=gop,
+    ),
+    'open_gop.mp4': dict(codec='libx264', num_frames=n, options=open_gop),
+    'open_gop.ts': dict(codec='libx264', num_frames=n, options=open_gop),
+    'all_intra.mp4': dict(
+      codec='libx264', num_frames=n, options=_x264(keyint=1)
+    ),
+    'b_frames.avi': dict(
+      codec='mpeg4', num_frames=n, options={'bf': '2', 'g': '15', 'b': '1M'}
+    ),
+    # AVI stores decoding order; stamps with B pyramids are wrong guesses.
+    'h264.avi': dict(codec='libx264', num_frames=n, options=gop),
+    # A raw stream has no stamps at all and cannot be searched.
+    'raw.h264': dict(
+      codec='libx264', num_frames=n, container='h264', options=gop
+    ),
+    'vp9.webm': dict(
+      codec='libvpx-vp9',
+      num_frames=n,
+      options={'g': '20', 'deadline': 'realtime', 'cpu-used': '8', 'b': '1M'},
+    ),
+    # Alternative reference frames: packets that show nothing.
+    'vp8.webm': dict(
+      codec='libvpx',
+      num_frames=n,
+      options={
+        'g': '30',
+        'auto-alt-ref': '1',
+        'lag-in-frames': '16',
+        'deadline': 'good',
+        'cpu-used': '5',
+        'b': '1M',
+      },
+    ),
+    'hevc.mp4': dict(
+      codec='libx265',
+      num_frames=n,
+      options={
+        'preset': 'ultrafast',
+        'x265-params': 'log-level=none:keyint=20:min-keyint=20:open-gop=1'
+        ':bframes=4:pools=1:frame-threads=1',
+      },
+    ),
+    'av1.mp4': dict(
+      codec='libsvtav1',
+      num_frames=n,
+      options={'preset': '12', 'g': '20', 'svtav1-params': 'lp=1'},
+    ),
+    'mpeg2_open_gop.mpg': dict(
+      codec='mpeg2video', num_frames=n, options={'g': '12', 'bf': '2'}
+    ),
+    'fragmented.mp4': dict(
+      codec='libx264',
+      num_frames=n,
+      options=gop,
+      container_options={'movflags': 'frag_keyframe+empty_moov'},
+      audio=True,
+    ),
+  }
+
+
+def make(folder, names=None):
+  """Writes the files; returns {name: path}."""
+  os.environ.setdefault('SVT_LOG', '1')  # errors only
+  paths = {}
+  for name, kwargs in odd_files().items():
+    if names is None or name in names:
+      paths[name] = os.path.join(folder, name)
+      encode(paths[name], **kwargs)
+  return paths
+
+
+if __name__ == '__main__':
+  from vidscenic.data import decode
+
+  for _name, _path in make(sys.argv[1]).items():
+    _index = decode.index_video(_path)
+    _frames = decode.read_frames(_path, range(_index.num_frames), _index)
+    _wrong = [i for i, f in enumerate(_frames) if read_code(f) != i]
+    print(
+      f'{_name:22} {_index.num_frames:4} frames {_index.fps:7.3f} fps '
+      f'sequential={_index.sequential} wrong={_wrong}'
+    )

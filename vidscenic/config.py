@@ -1,0 +1,493 @@
+"""The experiment config: every core field, its default, and the checks.
+
+A config file starts from `base_config()`, sets what differs and returns
+`finalize(config)`. Command line overrides come later, so `main.py` finalizes
+once more: the second pass re-checks everything and changes nothing.
+"""
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+import ml_collections as mlc
+
+_SCHEDULES = ('constant', 'cosine', 'linear', 'rsqrt', 'wsd', 'piecewise')
+_OPTIMIZERS = ('adamw', 'lamb', 'sgd', 'muon')
+
+
+def base_config() -> mlc.ConfigDict:
+  """Returns an unlocked config that holds every core field.
+
+  Free-form parts, filled by each experiment: `task.kwargs`, the `*_kwargs` of
+  data specs, and the named entries of `evals`, `schedules`, `data.*.mixture`
+  and `data.*.streams` (whose own fields are checked by `finalize`).
+  """
+  config = mlc.ConfigDict()
+  config.seed = 0  # fixes initial weights, data order and every random draw
+  config.steps = 1000  # optimizer updates in the whole run
+  config.batch_size = 8  # examples per update, over all devices
+  config.accum_steps = 1  # microbatches per update; gradients stay exact
+
+  config.task = mlc.ConfigDict()
+  config.task.factory = ''  # 'package.module:TaskClass'
+  config.task.kwargs = mlc.ConfigDict()  # arguments of the task's class
+
+  config.data = mlc.ConfigDict()
+  config.data.train = data_spec()
+
+  config.optim = optim = mlc.ConfigDict()
+  optim.name = 'adamw'  # adamw, lamb, sgd or muon
+  optim.lr = 1e-3  # peak learning rate
+  optim.schedule = schedule_spec()  # multiplies lr
+  optim.weight_decay = 0.0  # decoupled: added to the update before lr
+  optim.weight_decay_schedule = schedule_spec()  # multiplies weight_decay
+  optim.decay_exclude = (r'(^|/)(bias|scale)$',)  # not decayed
+  optim.b1 = 0.9  # decay of the first moment (adamw, lamb, muon's adam)
+  optim.b2 = 0.999  # decay of the second moment
+  optim.eps = 1e-8  # added to the root of the second moment
+  optim.momentum = 0.9  # sgd and muon
+  optim.nesterov = False  # sgd and muon
+  optim.clip_norm = 0.0  # global gradient norm over trained leaves; 0: off
+  optim.lr_mult = ()  # ((regex, factor), ...): first match wins
+  optim.layer_decay = 1.0  # lr factor per block, counted from the top
+  optim.layer_stem = r'(?:^|/)(?:patch_embed|pos_embed|cls_token)'  # layer 0
+  optim.layer_block = r'(?:^|/)block_(\d+)/'  # block index if unrolled
+  optim.muon_exclude = (r'embed', r'token', r'head')  # trained by Adam
+  optim.frozen = ()  # regexes of parameters that are never trained
+
+  config.ema = mlc.ConfigDict()
+  config.ema.decay = 0.0  # decay of the averaged weights; 0: off
+  config.ema.schedule = schedule_spec()  # multiplies decay
+
+  config.schedules = mlc.ConfigDict()  # name: schedule_spec, ctx.scheduled
+
+  config.mesh = mlc.ConfigDict()
+  config.mesh.data = -1  # devices that hold copies of the state; -1: the rest
+  config.mesh.fsdp = 1  # devices that share one copy of the state
+  config.mesh.model = 1  # reserved: no layer is split over it yet
+  config.sharding = ((r'.*', 'replicate'),)  # (regex, 'replicate' | 'fsdp')
+
+  config.init_from = init = mlc.ConfigDict()
+  init.path = ''  # a run's workdir or a weights file; empty: random init
+  init.factory = 'vidscenic.train.checkpoints:load_run'  # reads path
+  init.params = 'params'  # 'params' or 'ema' of the run
+  init.rules = ((r'(.*)', r'\1'),)  # (target regex, source name)
+  init.ignore = ()  # regexes of source leaves that may stay unused
+
+  config.evals = mlc.ConfigDict()  # name: eval_spec
+
+  config.log = mlc.ConfigDict()
+  config.log.every_steps = 50  # also sets how often failures are noticed
+  config.log.tensorboard = True  # TensorBoard event files in the workdir
+
+  config.checkpoint = ckpt = mlc.ConfigDict()
+  ckpt.every_steps = 1000  # the last step is always saved
+  ckpt.keep_last = 2  # newest checkpoints kept
+  ckpt.keep_best = 0  # best checkpoints kept besides
+  ckpt.best_metric = ''  # for example 'heldout/psnr'
+  ckpt.best_mode = 'max'  # max or min
+  ckpt.asynchronous = True  # write while training goes on
+
+  config.guard = mlc.ConfigDict()
+  config.guard.max_bad_steps = 10  # discarded updates in a row: roll back
+  config.guard.max_rollbacks = 3  # then stop
+  config.guard.max_replaced = 0.01  # share of unreadable examples: stop
+
+  config.profile = mlc.ConfigDict()
+  config.profile.start = 0  # first profiled step
+  config.profile.steps = 0  # number of profiled steps; 0: off
+
+  config.compile_ahead_steps = 200  # how early the next phase is compiled
+  config.preempted_exit_code = 0  # exit status after SIGTERM and saving
+  return config
+
+
+def data_spec(**overrides) -> mlc.ConfigDict:
+  """One stream of examples: a source, a mixture of them, or named streams."""
+  spec = mlc.ConfigDict()
+  spec.source = ''  # 'package.module:Source'
+  spec.source_kwargs = mlc.ConfigDict()  # arguments of the source
+  spec.transform = 'vidscenic.data.clips:ClipTransform'  # decode, augment
+  spec.transform_kwargs = mlc.ConfigDict()  # arguments of the transform
+  spec.repeats = 1  # examples made of one decoded clip (repeated augmentation)
+  spec.shuffle = True  # training only
+  spec.weight = 1.0  # share of examples when inside a mixture
+  spec.mixture = mlc.ConfigDict()  # name: data_spec, mixed by weight
+  spec.streams = mlc.ConfigDict()  # name: data_spec, gives batch[name]
+  spec.batch_size = 0  # rows of this stream; only inside streams
+  spec.num_threads = 0  # reading threads per process; 0: min(16, cores)
+  spec.num_workers = 0  # reading processes; 0: threads of this process
+  return _fill(spec, overrides, 'data')
+
+
+def schedule_spec(**overrides) -> mlc.ConfigDict:
+  """A value over the steps of a run; see `train.schedules.make_schedule`."""
+  spec = mlc.ConfigDict()
+  spec.name = 'constant'  # constant, cosine, linear, rsqrt, wsd, piecewise
+  spec.value = 1.0  # after the warm-up
+  spec.end = 0.0  # at the end of the decay
+  spec.warmup_steps = 0  # linear warm-up from warmup_init to value
+  spec.warmup_init = 0.0  # value at step 0 of the warm-up
+  spec.hold_steps = 0  # steps at value between warm-up and decay
+  spec.decay_steps = 0  # end of the decay; 0: the run's last step
+  spec.timescale = 10_000  # rsqrt: value falls as sqrt(timescale / step)
+  spec.boundaries = ()  # piecewise: steps at which the value changes
+  spec.values = ()  # piecewise: one more value than boundaries
+  return _fill(spec, overrides, 'schedule')
+
+
+def eval_spec(**overrides) -> mlc.ConfigDict:
+  """One evaluator and its cadence."""
+  spec = mlc.ConfigDict()
+  spec.factory = ''  # 'vidscenic.evaluation.evaluator:MeanLoss'
+  spec.every_steps = 1000  # the last step is always evaluated
+  spec.params = 'params'  # 'params' or 'ema'
+  spec.kwargs = mlc.ConfigDict()  # arguments of the evaluator
+  return _fill(spec, overrides, 'evals')
+
+
+def finalize(config: mlc.ConfigDict) -> mlc.ConfigDict:
+  """Fills the defaults of named specs, checks every field and locks.
+
+  Args:
+    config: as made by `base_config` and changed by an experiment.
+
+  Returns:
+    The same object, locked.
+
+  Raises:
+    ValueError: unknown field (with the nearest valid name), wrong type, or
+      values that contradict each other; the message names the field.
+  """
+  config.unlock()
+  _check_fields(config, base_config(), '')
+  for name in config.data:
+    config.data[name] = _finalize_data(config.data[name], f'data.{name}')
+  for name in config.evals:
+    where = f'evals.{name}'
+    spec = config.evals[name] = _fill(eval_spec(), config.evals[name], where)
+    if 'data' in spec.kwargs:
+      spec.kwargs.data = _finalize_data(
+        spec.kwargs.data, f'{where}.kwargs.data'
+      )
+  for name in config.schedules:
+    config.schedules[name] = _fill(
+      schedule_spec(), config.schedules[name], f'schedules.{name}'
+    )
+  _check_values(config)
+  config.lock()
+  return config
+
+
+def parse_arg(arg: str, **defaults) -> mlc.ConfigDict:
+  """Parses what follows the colon in `--config=file.py:smoke,size=128`.
+
+  Args:
+    arg: comma separated `name=value`; a bare boolean name means True.
+    **defaults: the allowed names; a value takes the default's type.
+
+  Returns:
+    The defaults with the given values.
+
+  Raises:
+    ValueError: unknown name or a value that does not fit the type.
+  """
+  result = mlc.ConfigDict(defaults)
+  for item in filter(None, (part.strip() for part in (arg or '').split(','))):
+    name, given, text = item.partition('=')
+    if name not in defaults:
+      raise ValueError(_unknown(f'config argument {name!r}', name, defaults))
+    kind = type(defaults[name])
+    if kind is bool:
+      values = {'': True, 'true': True, '1': True, 'false': False, '0': False}
+      if text.lower() not in values:
+        raise ValueError(f'config argument {name}={text!r}: want true or false')
+      result[name] = values[text.lower()]
+      continue
+    if not given:
+      raise ValueError(f'config argument {name!r} needs a value: {name}=...')
+    try:
+      result[name] = kind(text)
+    except ValueError as e:
+      raise ValueError(
+        f'config argument {name}={text!r}: want {kind.__name__}'
+      ) from e
+  return result
+
+
+def resolve(factory: str, field: str = 'factory') -> Any:
+  """Returns the object that a factory string such as 'a.b:Name' points at.
+
+  Raises:
+    ValueError: malformed string, missing module or missing name; the message
+      starts with `field`.
+  """
+  module_name, colon, name = factory.partition(':')
+  if not colon or not module_name or not name:
+    raise ValueError(f"{field}={factory!r}: want 'package.module:Name'")
+  try:
+    module = importlib.import_module(module_name)
+  except ModuleNotFoundError as e:
+    if e.name and module_name.startswith(e.name):
+      raise ValueError(f'{field}={factory!r}: no module {e.name!r}') from e
+    raise  # the module exists but one of its own imports is missing
+  if not hasattr(module, name):
+    public = [n for n in vars(module) if not n.startswith('_')]
+    raise ValueError(_unknown(f'{field}={factory!r}: {name!r}', name, public))
+  return getattr(module, name)
+
+
+def build(factory: str, *args, field: str = 'factory', **kwargs) -> Any:
+  """Calls what a factory string points at.
+
+  Args:
+    factory: 'package.module:Name'.
+    *args: positional arguments given by the core.
+    field: config field that holds the string, for messages.
+    **kwargs: arguments from the config; ConfigDicts become plain dicts.
+
+  Raises:
+    ValueError: unknown or missing arguments, named with the nearest valid one.
+  """
+  target = resolve(factory, field)
+  kwargs = {k: plain(v) for k, v in kwargs.items()}
+  parameters = inspect.signature(target).parameters.values()
+  if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+    positional = [p.name for p in parameters][: len(args)]
+    allowed = [
+      p.name
+      for p in parameters
+      if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+      and p.name not in positional
+    ]
+    for name in kwargs:
+      if name not in allowed:
+        raise ValueError(
+          _unknown(f'{factory} argument {name!r}', name, allowed)
+        )
+    missing = [
+      p.name
+      for p in parameters
+      if p.name in allowed and p.default is p.empty and p.name not in kwargs
+    ]
+    if missing:
+      raise ValueError(f'{factory} ({field}) needs arguments {missing}')
+  return target(*args, **kwargs)
+
+
+def plain(value: Any) -> Any:
+  """Turns ConfigDicts, also nested ones, into dicts."""
+  if isinstance(value, mlc.ConfigDict):
+    return {k: plain(v) for k, v in value.items()}
+  return value
+
+
+def difference(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
+  """Returns {dotted field: (old, new)} where two resolved configs differ."""
+  changes = {}
+  for name in sorted(old.keys() | new.keys()):
+    a, b = old.get(name), new.get(name)
+    if isinstance(a, dict) or isinstance(b, dict):
+      a = a if isinstance(a, dict) else {}
+      b = b if isinstance(b, dict) else {}
+      changes.update(difference(a, b, f'{prefix}{name}.'))
+    elif a != b:
+      changes[f'{prefix}{name}'] = (a, b)
+  return changes
+
+
+# --- checks ---
+
+
+# Subtrees whose keys belong to the experiment.
+_FREE = ('task.kwargs', 'data', 'evals', 'schedules')
+
+
+def _check_fields(given, known, prefix):
+  for name, value in given.items():
+    where = f'{prefix}{name}'
+    if name not in known:
+      raise ValueError(_unknown(f'config field {where!r}', name, known))
+    if where in _FREE:
+      if not isinstance(value, mlc.ConfigDict):
+        raise ValueError(f'{where} must be a ConfigDict, got {value!r}')
+    elif isinstance(known[name], mlc.ConfigDict):
+      if not isinstance(value, mlc.ConfigDict):
+        raise ValueError(f'{where} must be a ConfigDict, got {value!r}')
+      given[name] = _fill(known[name], value, where)
+    else:
+      given[name] = _typed(value, known[name], where)
+
+
+def _fill(defaults, overrides, where):
+  """Puts overrides over defaults, checking names and types."""
+  for name, value in dict(overrides).items():
+    if name not in defaults:
+      raise ValueError(_unknown(f'{where}.{name}', name, defaults))
+    default = defaults[name]
+    if isinstance(default, mlc.ConfigDict):
+      if not isinstance(value, (mlc.ConfigDict, dict)):
+        raise ValueError(f'{where}.{name} must be a ConfigDict, got {value!r}')
+      if len(default):
+        defaults[name] = _fill(default, value, f'{where}.{name}')
+      else:
+        defaults[name] = mlc.ConfigDict(plain(value))
+    else:
+      defaults[name] = _typed(value, default, f'{where}.{name}')
+  return defaults
+
+
+def _typed(value, default, where):
+  kind = type(default)
+  if kind is float and type(value) is int:
+    return float(value)
+  if kind is tuple and isinstance(value, list):
+    return tuple(value)
+  if type(value) is not kind:
+    raise ValueError(
+      f'{where}={value!r} is a {type(value).__name__}, want {kind.__name__}'
+    )
+  return value
+
+
+def _finalize_data(spec, where):
+  spec = _fill(data_spec(), spec, where)
+  for group in ('mixture', 'streams'):
+    for name in spec[group]:
+      spec[group][name] = _finalize_data(
+        spec[group][name], f'{where}.{group}.{name}'
+      )
+  kinds = [bool(spec.source), bool(len(spec.mixture)), bool(len(spec.streams))]
+  if sum(kinds) > 1:
+    raise ValueError(
+      f'{where}: set only one of source, mixture and streams, got '
+      f'source={spec.source!r}, mixture={list(spec.mixture)}, '
+      f'streams={list(spec.streams)}'
+    )
+  if spec.repeats < 1:
+    raise ValueError(f'{where}.repeats={spec.repeats}: want 1 or more')
+  if spec.weight <= 0:
+    raise ValueError(f'{where}.weight={spec.weight}: want more than 0')
+  for name in ('num_threads', 'num_workers', 'batch_size'):
+    if spec[name] < 0:
+      raise ValueError(f'{where}.{name}={spec[name]}: want 0 or more')
+  for name, part in spec.mixture.items():
+    if len(part.streams) or part.batch_size:
+      raise ValueError(
+        f'{where}.mixture.{name}: a part of a mixture has no streams and no '
+        'batch_size'
+      )
+    if part.repeats != spec.repeats:
+      raise ValueError(
+        f'{where}.mixture.{name}.repeats={part.repeats} but {where}.repeats='
+        f'{spec.repeats}: a mixture needs one value'
+      )
+  for name, part in spec.streams.items():
+    if part.batch_size < 1 or len(part.streams):
+      raise ValueError(
+        f'{where}.streams.{name}: want batch_size >= 1 and no inner streams, '
+        f'got batch_size={part.batch_size}, streams={list(part.streams)}'
+      )
+  return spec
+
+
+def _check_values(config):
+  positive = ('steps', 'batch_size', 'accum_steps', 'log.every_steps')
+  for field in positive + ('checkpoint.every_steps', 'checkpoint.keep_last'):
+    _want(config, field, lambda v: v >= 1, '1 or more')
+  for field in (
+    'seed',
+    'optim.lr',
+    'optim.weight_decay',
+    'optim.clip_norm',
+    'checkpoint.keep_best',
+    'guard.max_bad_steps',
+    'guard.max_rollbacks',
+    'profile.start',
+    'profile.steps',
+    'compile_ahead_steps',
+    'preempted_exit_code',
+  ):
+    _want(config, field, lambda v: v >= 0, '0 or more')
+  for field in ('optim.b1', 'optim.b2', 'optim.momentum'):
+    _want(config, field, lambda v: 0 <= v < 1, 'a number in [0, 1)')
+  for field in ('ema.decay', 'guard.max_replaced'):
+    _want(config, field, lambda v: 0 <= v <= 1, 'a number in [0, 1]')
+  _want(config, 'optim.layer_decay', lambda v: 0 < v <= 1, 'a number in (0, 1]')
+  _choice(config, 'optim.name', _OPTIMIZERS)
+  _choice(config, 'checkpoint.best_mode', ('max', 'min'))
+  _choice(config, 'init_from.params', ('params', 'ema'))
+  if config.batch_size % config.accum_steps:
+    raise ValueError(
+      f'batch_size={config.batch_size} is not a multiple of '
+      f'accum_steps={config.accum_steps}'
+    )
+  streams = config.data.train.streams
+  if len(streams):
+    total = sum(part.batch_size for part in streams.values())
+    if total != config.batch_size:
+      raise ValueError(
+        f'batch_size={config.batch_size} but the streams of data.train add up '
+        f'to {total}'
+      )
+  sizes = [config.mesh[name] for name in ('data', 'fsdp', 'model')]
+  if sizes.count(-1) > 1 or any(s != -1 and s < 1 for s in sizes):
+    raise ValueError(f'mesh={config.mesh.to_dict()}: want sizes >= 1, one -1')
+  if config.mesh.model != 1:
+    raise ValueError('mesh.model is reserved: no layer is split over it yet')
+  for name, spec in config.evals.items():
+    where = f'evals.{name}'
+    if spec.every_steps < 1:
+      raise ValueError(f'{where}.every_steps={spec.every_steps}: want >= 1')
+    if spec.params not in ('params', 'ema'):
+      raise ValueError(
+        f"{where}.params={spec.params!r}: want 'params' or 'ema'"
+      )
+    if spec.params == 'ema' and not config.ema.decay:
+      raise ValueError(f"{where}.params='ema' but ema.decay=0: no averaging")
+  best = config.checkpoint.best_metric
+  if bool(best) != bool(config.checkpoint.keep_best):
+    raise ValueError(
+      f'checkpoint.best_metric={best!r} and checkpoint.keep_best='
+      f'{config.checkpoint.keep_best} go together: set both or none'
+    )
+  if best and best.split('/')[0] not in config.evals:
+    raise ValueError(
+      _unknown(
+        f'checkpoint.best_metric={best!r}: evaluator', best, config.evals
+      )
+    )
+  for field in (
+    'optim.schedule',
+    'optim.weight_decay_schedule',
+    'ema.schedule',
+  ):
+    _choice(config, f'{field}.name', _SCHEDULES)
+  for name in config.schedules:
+    _choice(config, f'schedules.{name}.name', _SCHEDULES)
+
+
+def _get(config, field):
+  for part in field.split('.'):
+    config = config[part]
+  return config
+
+
+def _want(config, field, ok, wanted):
+  value = _get(config, field)
+  if not ok(value):
+    raise ValueError(f'{field}={value}: want {wanted}')
+
+
+def _choice(config, field, allowed):
+  value = _get(config, field)
+  if value not in allowed:
+    raise ValueError(_unknown(f'{field}={value!r}', value, allowed))
+
+
+def _unknown(what, name, known):
+  known = sorted(known)
+  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+  hint = f'did you mean {near[0]!r}?' if near else f'valid: {", ".join(known)}'
+  return f'{what} is unknown; {hint}'

@@ -1,0 +1,228 @@
+"""The frame index of a video file: which frames it shows, and when.
+
+Demuxes the video stream once without decoding, sorts the time stamps and calls
+the i-th smallest one frame i. Frame numbers from the header or from duration x
+rate are wrong for variable rates, start offsets and B frames in AVI.
+"""
+
+import collections
+import dataclasses
+import os
+import threading
+
+import numpy as np
+from absl import logging
+
+from vidscenic.data import containers
+
+VideoError = containers.VideoError
+
+# Index entries kept per process, counted in frames (8 bytes each).
+_CACHED_FRAMES = 4_000_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoIndex:
+  """What is known about a video's frames without decoding them.
+
+  Attributes:
+    num_frames: frames that are shown, counted from packets (not from the header
+      or from duration x rate).
+    fps: average frames per second; the header's rate if it agrees with the time
+      stamps to 1 %, 0.0 if unknown.
+    height, width: picture size in pixels; every frame is delivered in this
+      size.
+    pts: int64[num_frames] ascending time stamps in units of time_base; frame i
+      is the one shown at pts[i]. Empty if sequential.
+    key_pts: int64[K] ascending time stamps of keyframes, empty if sequential.
+    time_base: seconds per unit of pts.
+    sequential: the stamps are missing or repeated; frames are counted by
+      decoding from the start.
+    has_audio: there is a sound stream.
+    start: seconds on the container's clock at which frame 0 is shown.
+  """
+
+  num_frames: int
+  fps: float
+  height: int
+  width: int
+  pts: np.ndarray
+  key_pts: np.ndarray
+  time_base: float
+  sequential: bool
+  has_audio: bool
+  start: float = 0.0
+
+  @property
+  def times(self) -> np.ndarray:
+    """float64[num_frames]: seconds from frame 0; i / fps if sequential."""
+    if self.sequential:
+      return np.arange(self.num_frames) / (self.fps or 1.0)
+    return (self.pts - self.pts[0]) * self.time_base
+
+  @property
+  def duration(self) -> float:
+    """Seconds from the first frame to the end of the last one."""
+    last = 1 / self.fps if self.fps else 0.0
+    return float(self.times[-1]) + last
+
+
+def index_video(file: containers.File, *, name: str = '') -> VideoIndex:
+  """Builds the frame index of a file, without decoding where possible.
+
+  Costs 1-6 ms per 250 frames. Indices of paths are cached per process, keyed by
+  path, modification time and size; bytes are indexed every time.
+
+  Args:
+    file: path, or the bytes of a file.
+    name: what errors call it; needed only for bytes.
+
+  Raises:
+    VideoError: the file is missing, a directory, empty, damaged, or holds no
+      video frame.
+  """
+  label = containers.display_name(file, name)
+  if isinstance(file, (bytes, bytearray, memoryview)):
+    return _build_index(file, label)
+  try:
+    stat = os.stat(file)
+  except (OSError, ValueError) as error:
+    raise VideoError(label, containers.describe(error)) from error
+  key = (os.path.abspath(os.fspath(file)), stat.st_mtime_ns, stat.st_size)
+  index = _cache.get(key)
+  if index is None:
+    index = _build_index(file, label)
+    _cache.put(key, index)
+  return index
+
+
+def _build_index(file, name):
+  pts, keys = [], []
+  with containers.opened(file, name) as container:
+    stream = containers.video_stream(container, name)
+    height, width = stream.codec_context.height, stream.codec_context.width
+    codec = stream.codec_context.name
+    time_base = stream.time_base
+    guessed = (
+      container.format.name == 'avi' and stream.codec_context.has_b_frames
+    )
+    header_fps = float(stream.average_rate or stream.guessed_rate or 0)
+    announced = stream.frames
+    has_audio = bool(container.streams.audio)
+    aspect = stream.sample_aspect_ratio
+    discarded = 0
+    for packet in container.demux(stream):
+      if not packet.size:
+        continue
+      if packet.is_discard or packet.is_corrupt or _hidden(codec, packet):
+        discarded += packet.is_discard
+        continue
+      pts.append(packet.pts)
+      if packet.is_keyframe:
+        keys.append(packet.pts)
+  if not pts:
+    raise VideoError(name, 'the video stream holds no frame')
+  if height < 1 or width < 1:
+    raise VideoError(name, 'the picture size is unknown')
+  sequential = not _stamps_are_usable(pts, codec, guessed)
+  count = _count_by_decoding(file, name) if sequential else len(pts)
+  if count + discarded < announced:
+    logging.log_first_n(
+      logging.WARNING,
+      '%s announces %d frames but holds %d: truncated?',
+      10,
+      name,
+      announced,
+      count,
+    )
+  if aspect and aspect != 1:
+    containers.warn_once(
+      'aspect',
+      '%s has pixels of aspect ratio %s; it is ignored, frames keep their'
+      ' stored size.',
+      name,
+      aspect,
+    )
+  stamps = np.array([] if sequential else sorted(pts), np.int64)
+  unit = float(time_base) if time_base else 1.0
+  return VideoIndex(
+    num_frames=count,
+    fps=_frame_rate(header_fps, stamps, unit),
+    height=height,
+    width=width,
+    pts=stamps,
+    key_pts=np.array([] if sequential else sorted(keys), np.int64),
+    time_base=unit,
+    sequential=sequential,
+    has_audio=has_audio,
+    start=float(stamps[0]) * unit if len(stamps) else 0.0,
+  )
+
+
+def _stamps_are_usable(pts, codec, guessed):
+  """Whether packets and frames agree on their time stamps.
+
+  AVI stores decoding order only. With B frames FFmpeg guesses the stamps:
+  exactly for plain MPEG-4, whose B frames are never references, but wrongly for
+  pyramids (H.264 came back with up to 3 frames swapped) and for DivX's "packed
+  bitstream", where B frames hide inside other packets so that no packet seems
+  out of order although the decoder reports that there are B frames.
+  """
+  if None in pts or len(set(pts)) < len(pts):
+    return False
+  if not guessed:
+    return True
+  return codec not in ('h264', 'hevc') and sorted(pts) != pts
+
+
+def _hidden(codec, packet):
+  """VP8 packets may hold a reference picture that is never shown."""
+  return codec == 'vp8' and not bytes(packet)[0] & 0x10
+
+
+def _count_by_decoding(file, name):
+  with containers.opened(file, name) as container:
+    stream = containers.video_stream(container, name)
+    count = sum(1 for _ in container.decode(stream))
+  if not count:
+    raise VideoError(name, 'the video stream holds no frame')
+  return count
+
+
+def _frame_rate(header, stamps, unit):
+  if len(stamps) < 2:
+    return header
+  measured = (len(stamps) - 1) / (float(stamps[-1] - stamps[0]) * unit)
+  # Containers with millisecond stamps measure 29.9998; the header's 30000/1001
+  # is what was meant.
+  if header and abs(measured - header) <= 0.01 * header:
+    return header
+  return measured
+
+
+class _IndexCache:
+  """Least recently used indices up to a total number of frames."""
+
+  def __init__(self, max_frames):
+    self._max_frames = max_frames
+    self._frames = 0
+    self._entries = collections.OrderedDict()
+    self._lock = threading.Lock()
+
+  def get(self, key):
+    with self._lock:
+      if key in self._entries:
+        self._entries.move_to_end(key)
+      return self._entries.get(key)
+
+  def put(self, key, index):
+    with self._lock:
+      if key not in self._entries:
+        self._frames += index.num_frames
+      self._entries[key] = index
+      while self._frames > self._max_frames and len(self._entries) > 1:
+        _, oldest = self._entries.popitem(last=False)
+        self._frames -= oldest.num_frames
+
+
+_cache = _IndexCache(_CACHED_FRAMES)

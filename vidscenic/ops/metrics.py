@@ -1,0 +1,186 @@
+"""Metrics as (sum, count) pairs that add up over batches and processes.
+
+Every function returns two float32 scalars; the metric is sum / count over the
+whole data set. `mask` works like `weight` in `ops.losses`: as many axes as the
+entries or none, and nothing that stands where it is 0 can reach the sum.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vidscenic.ops import losses
+
+
+def topk_accuracy(logits, labels, *, k: int = 1, mask=1.0):
+  """Fraction of examples whose label is among the k largest logits.
+
+  Args:
+    logits: [..., C]. Ties go to the lower class number, as in
+      `jax.lax.top_k`; an example with a NaN logit counts as wrong.
+    labels: integers [...], or one-hot / mixed probabilities float[..., C], of
+      which the largest entry is the label.
+    k: at least 1.
+    mask: broadcasts to [...].
+
+  Returns:
+    (weighted number of hits, sum of weights).
+
+  Raises:
+    ValueError: labels have neither of the two shapes, or k < 1.
+  """
+  labels = jnp.asarray(labels)
+  if k < 1:
+    raise ValueError(f'k must be at least 1, got {k}')
+  if labels.shape == logits.shape and not jnp.issubdtype(
+    labels.dtype, jnp.integer
+  ):
+    labels = jnp.argmax(labels, axis=-1)
+  if labels.shape != logits.shape[:-1]:
+    raise ValueError(
+      f'labels {labels.dtype}{list(labels.shape)} do not fit logits '
+      f'{list(logits.shape)}'
+    )
+  num_classes = logits.shape[-1]
+  labels = labels.astype(jnp.int32)
+  inside = (labels >= 0) & (labels < num_classes)
+  ids = jnp.where(inside, labels, 0)[..., None]
+  own = jnp.take_along_axis(logits, ids, axis=-1)
+  # Counting the classes in front is cheaper than a sort and exact about ties.
+  ahead = (logits > own) | ((logits == own) & (jnp.arange(num_classes) < ids))
+  rank = jnp.sum(ahead, axis=-1)
+  known = inside & ~jnp.any(jnp.isnan(logits), axis=-1)
+  return _pair((rank < k) & known, mask)
+
+
+def mean_squared_error(prediction, target, *, mask=1.0):
+  """Mean of (prediction - target)**2 over all entries.
+
+  Args:
+    prediction: any shape.
+    target: the same shape.
+    mask: broadcasts to it.
+
+  Returns:
+    (sum, count) over entries.
+  """
+  return losses.squared(_difference(prediction, target), weight=mask)
+
+
+def mean_absolute_error(prediction, target, *, mask=1.0):
+  """Mean of |prediction - target| over all entries, as above."""
+  return losses.l1(_difference(prediction, target), weight=mask)
+
+
+def psnr(prediction, target, *, value_range: float = 1.0, mask=None):
+  """Peak signal-to-noise ratio in dB: of every clip, then averaged over clips.
+
+  10 log10(value_range**2 / mse), the mse over all frames, pixels and channels
+  of one clip. This is neither the PSNR of the mean mse (which is lower, by
+  Jensen) nor the mean over frames: reshape [B, T, ...] to [B*T, ...] for that.
+
+  Args:
+    prediction: [B, ...].
+    target: the same shape.
+    value_range: largest minus smallest possible value; 1 for [0, 1], 2 for
+      [-1, 1], 255 for pixels.
+    mask: bool or weight [B], None for all.
+
+  Returns:
+    (sum of dB, number of clips). A perfect clip counts as 100 dB.
+
+  Raises:
+    ValueError: the shapes differ.
+  """
+  error = _difference(prediction, target)
+  mask = jnp.ones(error.shape[:1]) if mask is None else jnp.asarray(mask)
+  error = jnp.where(losses.align(mask, error) != 0, error, 0.0)
+  mse = jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+  relative = jnp.maximum(mse / value_range**2, 1e-10)
+  return _pair(-10 * jnp.log10(relative), mask)
+
+
+def end_point_error(flow, target, *, mask=1.0):
+  """Mean Euclidean distance of two flow fields, in the unit of the fields.
+
+  Args:
+    flow: [..., 2], (dx, dy) in pixels.
+    target: the same shape.
+    mask: `flow_mask` [...], True where the target is known; combine with the
+      row mask by multiplication (`losses.align`).
+
+  Returns:
+    (sum of distances, number of vectors).
+
+  Raises:
+    ValueError: the shapes differ.
+  """
+  error = _difference(flow, target)
+  return _pair(jnp.sqrt(jnp.sum(jnp.square(error), axis=-1)), mask)
+
+
+def _difference(prediction, target):
+  prediction, target = jnp.asarray(prediction), jnp.asarray(target)
+  if prediction.shape != target.shape:
+    raise ValueError(
+      f'prediction {prediction.shape} and target {target.shape} differ in shape'
+    )
+  # First float32, then the difference: uint8 would wrap around, bfloat16 round.
+  return prediction.astype(jnp.float32) - target.astype(jnp.float32)
+
+
+def _pair(entries, mask):
+  return losses.weighted_sum(entries, weight=mask)
+
+
+def merge(first: Mapping, second: Mapping):
+  """Adds two dicts of pairs entry by entry.
+
+  Args:
+    first: name -> (sum, count); scalars, or arrays such as one per class.
+    second: the same names.
+
+  Returns:
+    The same dict. jax arrays are added as they are, so this runs under jit;
+    NumPy arrays and numbers are added in float64: fetch first when merging
+    many batches, since a float32 count stops growing at 2**24.
+
+  Raises:
+    ValueError: the names differ.
+  """
+  if set(first) != set(second):
+    raise ValueError(
+      f'cannot merge metrics {sorted(first)} with {sorted(second)}'
+    )
+  return {
+    name: tuple(
+      _add(a, b) for a, b in zip(first[name], second[name], strict=True)
+    )
+    for name in first
+  }
+
+
+def _add(a, b):
+  if isinstance(a, jax.Array) or isinstance(b, jax.Array):
+    return a + b
+  return np.add(a, b, dtype=np.float64)
+
+
+def finish(metrics: Mapping):
+  """Divides every pair on the host.
+
+  Args:
+    metrics: name -> (sum, count), scalars or arrays.
+
+  Returns:
+    name -> float, or float64 array; NaN where nothing was counted.
+  """
+  done = {}
+  for name, (total, count) in metrics.items():
+    total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
+    empty = count == 0
+    value = np.where(empty, np.nan, total / np.where(empty, 1, count))
+    done[name] = float(value) if value.ndim == 0 else value
+  return done

@@ -1,0 +1,383 @@
+"""Checkpoints of a run: saving, resuming, and starting from another run.
+
+Orbax writes them atomically and, by default, in the background. A checkpoint
+holds the `TrainState` and a small JSON of host-side values. It restores onto
+any mesh and any number of processes, because the restored tree takes its
+shardings from the run that reads it.
+"""
+
+import logging as std_logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from vidscenic.train import distributed, paths
+from vidscenic.train import state as state_lib
+
+FOLDER = 'checkpoints'
+BROKEN = 'checkpoints_unreadable'
+
+
+class Checkpoints:
+  """The checkpoints in a workdir."""
+
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    *,
+    keep_last: int = 2,
+    keep_best: int = 0,
+    best_metric: str = '',
+    best_mode: str = 'max',
+    asynchronous: bool = True,
+    read_only: bool = False,
+  ):
+    """Opens the folder; see `config.checkpoint` for the arguments."""
+    _hush_orbax()
+    self._workdir = epath.Path(workdir)
+    self._best_metric = best_metric
+    keep = [policies.LatestN(keep_last)]
+    if keep_best:
+      sign = 1.0 if best_mode == 'max' else -1.0
+      keep.append(
+        policies.BestN(
+          get_metric_fn=lambda metrics: sign * metrics[best_metric],
+          n=keep_best,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=policies.AnyPreservationPolicy(keep),
+      enable_async_checkpointing=asynchronous,
+      cleanup_tmp_directories=not read_only,
+      read_only=read_only,
+    )
+    self._read_only = read_only
+    self._manager = self._open()
+
+  def _open(self):
+    folder = self._workdir / FOLDER
+    if not self._read_only:
+      folder.mkdir(parents=True, exist_ok=True)
+    return _manager(folder, self._options)
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints on disk, ascending."""
+    self._manager.reload()
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self,
+    state: state_lib.TrainState,
+    meta: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Saves, in the background if asynchronous.
+
+    Args:
+      state: the state after its `step` updates.
+      meta: JSON-serialisable host-side values.
+      metrics: evaluation figures; `best_metric` is looked up there.
+
+    Raises:
+      OSError: the folder cannot be written; older checkpoints are kept. A
+        failure in the background is raised by the next `save` or `wait`.
+    """
+    step = int(state.step)
+    best = (metrics or {}).get(self._best_metric)
+    arguments = ocp.args.Composite(
+      state=ocp.args.PyTreeSave(state._asdict()),
+      meta=ocp.args.JsonSave(dict(meta)),
+    )
+    with self._explained(f'save step {step}'):
+      self._manager.save(
+        step,
+        args=arguments,
+        metrics=None if best is None else {self._best_metric: float(best)},
+        force=True,
+      )
+
+  def wait(self) -> None:
+    """Waits for background writes.
+
+    Raises:
+      OSError: a background write failed.
+    """
+    with self._explained('finish a save'):
+      self._manager.wait_until_finished()
+
+  def restore(
+    self, target: state_lib.TrainState, step: int | None = None
+  ) -> tuple[state_lib.TrainState, dict[str, Any]] | None:
+    """Restores the newest readable checkpoint.
+
+    Args:
+      target: ShapeDtypeStructs with the shardings to restore to.
+      step: only this one; None: the newest. An unreadable newest checkpoint is
+        moved to 'checkpoints_unreadable' and the one before is taken.
+
+    Returns:
+      (state, meta), or None if there is no checkpoint.
+
+    Raises:
+      ValueError: the checkpoint is readable but has other leaves, shapes or
+        types than the target.
+      OSError: no readable checkpoint is left although some were there, or the
+        requested one is unreadable.
+    """
+    steps = self.steps()
+    if step is not None:
+      if step not in steps:
+        raise FileNotFoundError(
+          f'{self._workdir / FOLDER}: no checkpoint of step {step}, there are '
+          f'{steps}'
+        )
+      return self._restore_step(step, target)
+    if not steps:
+      return None
+    for newest in reversed(steps):
+      try:
+        return self._restore_step(newest, target)
+      except OSError as e:
+        logging.error('%s; trying the one before', e)
+        if not self._read_only:
+          self._set_aside(newest)
+    raise OSError(f'{self._workdir / FOLDER}: no readable checkpoint left')
+
+  def _restore_step(self, step, target):
+    where = self._workdir / FOLDER / str(step)
+    target = target._asdict()
+    try:
+      stored = self._manager.item_metadata(step)['state']
+      if stored is None:
+        raise OSError('its state is missing')
+      stored = paths.named_leaves(getattr(stored, 'tree', stored))
+    except Exception as e:  # any damage shows up as some exception of Orbax
+      raise OSError(f'{where} is unreadable: {_brief(e)}') from e
+    _compare(paths.named_leaves(target), stored, where)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+          ),
+          meta=ocp.args.JsonRestore(),
+        ),
+      )
+    except Exception as e:  # as above: truncated files, missing files, ...
+      raise OSError(f'{where} is unreadable: {_brief(e)}') from e
+    return state_lib.TrainState(**restored['state']), restored['meta']
+
+  def _set_aside(self, step):
+    """Moves a broken checkpoint away, so that its step can be saved again."""
+    self._manager.close()
+    if jax.process_index() == 0:
+      target = self._workdir / BROKEN
+      target.mkdir(parents=True, exist_ok=True)
+      number = 0
+      while (target / f'{step}_{number}').exists():
+        number += 1
+      (self._workdir / FOLDER / str(step)).rename(target / f'{step}_{number}')
+    distributed.barrier(f'set_aside_{step}')
+    self._manager = self._open()
+
+  def _explained(self, action):
+    return _ExplainedErrors(self._workdir / FOLDER, action)
+
+  def close(self) -> None:
+    """Waits for background writes and closes."""
+    with self._explained('finish a save'):
+      self._manager.close()
+
+
+class _ExplainedErrors:
+  """Adds folder and remedy to errors of a write."""
+
+  def __init__(self, folder, action):
+    self._text = (
+      f'cannot {action} in {folder}: older checkpoints are kept; free some '
+      'space or choose another --workdir and start the same command again'
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if error is not None and isinstance(error, Exception):
+      raise OSError(f'{self._text} ({error})') from error
+
+
+def load_run(
+  path: str,
+  target: Any,
+  *,
+  params: str = 'params',
+  rules: Sequence[tuple[str, str]] = ((r'(.*)', r'\1'),),
+  ignore: Sequence[str] = (),
+) -> Any:
+  """Takes parameters from the newest checkpoint of another run.
+
+  Args:
+    path: the other run's workdir.
+    target: nested dicts of ShapeDtypeStructs with shardings: this run.
+    params: 'params' or 'ema' (averaged where there is an average).
+    rules: (target regex, source name) pairs; the first regex that matches a
+      whole target path names its source, with groups as in `re.sub`. Leaves
+      that no rule matches keep their fresh values.
+    ignore: regexes of source leaves that may stay unused.
+
+  Returns:
+    Nested dicts with the leaves that were found; the others are missing.
+
+  Raises:
+    FileNotFoundError: no checkpoint under path.
+    ValueError: a matched leaf without source, of another shape or type, a
+      source leaf that is neither used nor ignored, or an average that the run
+      does not have.
+  """
+  folder = epath.Path(path) / FOLDER
+  if not folder.exists():
+    raise FileNotFoundError(
+      f"init_from.path={path!r} has no {FOLDER!r} folder: want a run's workdir"
+    )
+  manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True))
+  step = manager.latest_step()
+  if step is None:
+    raise FileNotFoundError(f'init_from.path={path!r} holds no checkpoint')
+  stored = manager.item_metadata(step)['state']
+  stored = getattr(stored, 'tree', stored)
+  where = folder / str(step)
+  if params == 'ema' and not stored.get('ema_params'):
+    raise ValueError(f"init_from.params='ema' but {where} has no average")
+  main = paths.named_leaves(stored['params'])
+  average = paths.named_leaves(stored['ema_params']) if params == 'ema' else {}
+
+  wanted = paths.named_leaves(target)
+  names = {}
+  for name in wanted:
+    for pattern, source in rules:
+      if re.fullmatch(pattern, name):
+        names[name] = re.sub(f'^(?:{pattern})$', source, name)
+        break
+  if not names:
+    raise ValueError(f'init_from.rules={rules} match no parameter')
+  missing = sorted({s for s in names.values() if s not in main})
+  if missing:
+    raise ValueError(f'init_from: {where} has no {missing[:5]}')
+  unused = sorted(
+    s
+    for s in main.keys() - set(names.values())
+    if not any(re.search(pattern, s) for pattern in ignore)
+  )
+  if unused:
+    raise ValueError(
+      f'init_from: {len(unused)} leaves of {where} are not used, such as '
+      f'{unused[:5]}; name them in init_from.ignore'
+    )
+  _compare(
+    {n: wanted[n] for n in names}, {n: main[s] for n, s in names.items()}, where
+  )
+
+  # One source may serve several targets, so restore by source name.
+  request = {'params': {}, 'ema_params': {}}
+  for name, source in names.items():
+    group = 'ema_params' if source in average else 'params'
+    request[group][source] = wanted[name]
+  item = {g: _nested(leaves) for g, leaves in request.items() if leaves}
+  restored = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      state=ocp.args.PyTreeRestore(
+        item,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+      )
+    ),
+  )['state']
+  manager.close()
+  flat = {}
+  for group in restored.values():
+    flat.update(paths.named_leaves(group))
+  kept = sorted(wanted.keys() - names.keys())
+  logging.info(
+    'init_from %s: %d leaves loaded, %d kept fresh%s',
+    where,
+    len(names),
+    len(kept),
+    f' ({", ".join(kept[:5])}{", ..." if len(kept) > 5 else ""})' * bool(kept),
+  )
+  return _nested({name: flat[source] for name, source in names.items()})
+
+
+# --- private ---
+
+
+def _not_orbax_chatter(record):
+  return record.levelno >= std_logging.WARNING or 'orbax' not in record.pathname
+
+
+def _hush_orbax():
+  """Drops Orbax's forty lines of information per save from the log."""
+  handler = logging.get_absl_handler()
+  if _not_orbax_chatter not in handler.filters:
+    handler.addFilter(_not_orbax_chatter)
+
+
+def _manager(folder, options):
+  # With handlers named here, metadata can be read before the first save.
+  return ocp.CheckpointManager(
+    folder,
+    options=options,
+    item_handlers={
+      'state': ocp.PyTreeCheckpointHandler(),
+      'meta': ocp.JsonCheckpointHandler(),
+    },
+  )
+
+
+def _brief(error):
+  """The first line of an error without tensorstore's long spec."""
+  return str(error).split(' [tensorstore_spec')[0].split('\n')[0]
+
+
+def _nested(flat):
+  tree = {}
+  for path, leaf in flat.items():
+    *parents, name = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _compare(wanted, stored, where):
+  """Orbax fills absent leaves and casts types silently; this does not."""
+  absent = sorted(wanted.keys() - stored.keys())
+  surplus = sorted(stored.keys() - wanted.keys())
+  if absent or surplus:
+    raise ValueError(
+      f'{where} belongs to another model or optimizer: it lacks {absent[:5]} '
+      f'({len(absent)} leaves) and has {surplus[:5]} ({len(surplus)} leaves) '
+      'that this config does not; check task, optim and ema, or use init_from'
+    )
+  for name, want in wanted.items():
+    have = stored[name]
+    if tuple(have.shape) != tuple(want.shape):
+      raise ValueError(
+        f'{where}: {name} has shape {tuple(have.shape)}, this config wants '
+        f'{tuple(want.shape)}'
+      )
+    if np.dtype(have.dtype) != np.dtype(want.dtype):
+      raise ValueError(
+        f'{where}: {name} is {have.dtype}, this config wants {want.dtype}'
+      )

@@ -1,0 +1,214 @@
+"""What a config builds: task, mesh, optimizer, and the shapes of everything.
+
+Training, evaluation and the dry run all start from a `Run`. Building one needs
+no data and allocates no parameters.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from vidscenic import config as vc
+from vidscenic import task as task_lib
+from vidscenic.data import device
+from vidscenic.train import optim, sharding, step
+from vidscenic.train import state as state_lib
+
+
+class Run:
+  """The parts of an experiment.
+
+  Attributes:
+    config: the resolved config.
+    task: the experiment's task.
+    mesh: all devices.
+    optimizer: see `optim.make_optimizer`.
+    state_shapes: TrainState of ShapeDtypeStructs that carry shardings.
+    batch_shapes: the same for a global training batch.
+    batch_sharding: how rows are spread.
+  """
+
+  def __init__(self, config: Any):
+    """Builds everything; raises ValueError for a config that cannot run."""
+    self.config = config
+    if not config.task.factory:
+      raise ValueError("task.factory is empty: want 'package.module:Task'")
+    self.task: task_lib.Task = vc.build(
+      config.task.factory, field='task.factory', **config.task.kwargs
+    )
+    self.mesh = sharding.make_mesh(config.mesh.to_dict())
+    self.batch_sharding = sharding.batch_sharding(self.mesh)
+    self.batch_shapes = self._batch_shapes()
+    with jax.set_mesh(self.mesh):
+      params, model_state = jax.eval_shape(self._init, self._one_row())
+    self.optimizer = optim.make_optimizer(
+      config.optim, params, config.steps, tuple(self.task.never_trained())
+    )
+    self.state_shapes = self._state_shapes(params, model_state)
+
+  def _batch_shapes(self):
+    config = self.config
+    shards = sharding.num_batch_shards(self.mesh)
+    streams = config.data.train.streams
+    sizes = {name: part.batch_size for name, part in streams.items()}
+    for name, size in (sizes or {'': config.batch_size}).items():
+      if size % (config.accum_steps * shards):
+        where = (
+          f'data.train.streams.{name}.batch_size' if name else 'batch_size'
+        )
+        raise ValueError(
+          f'{where}={size} is not a multiple of accum_steps='
+          f'{config.accum_steps} times data*fsdp={shards} devices'
+        )
+    spec = self.task.batch_spec()
+    if sizes and set(sizes) != set(spec):
+      raise ValueError(
+        f'data.train.streams {sorted(sizes)} but the task wants {sorted(spec)}'
+      )
+    return device.batch_shapes(
+      spec, sizes or config.batch_size, self.batch_sharding
+    )
+
+  def _one_row(self):
+    return jax.tree.map(
+      lambda s: jax.ShapeDtypeStruct((1, *s.shape[1:]), s.dtype),
+      self.batch_shapes,
+    )
+
+  def _init(self, batch):
+    return self.task.init(jax.random.key(self.config.seed), batch)
+
+  def _state_shapes(self, params, model_state):
+    config, mesh = self.config, self.mesh
+    whole = sharding.replicated(mesh)
+    param_shardings = sharding.shardings_from_rules(
+      params, config.sharding, mesh
+    )
+    trained, _ = optim.split_params(params, self.optimizer.never_trained)
+    trained_shardings, _ = optim.split_params(
+      param_shardings, self.optimizer.never_trained
+    )
+    opt_state = jax.eval_shape(self.optimizer.tx.init, trained)
+    put = lambda shapes, shardings: jax.tree.map(
+      lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+      shapes,
+      shardings,
+    )
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return state_lib.TrainState(
+      step=count,
+      skipped=count,
+      params=put(params, param_shardings),
+      opt_state=put(
+        opt_state,
+        sharding.shard_like(opt_state, trained, trained_shardings, mesh),
+      ),
+      model_state=put(model_state, jax.tree.map(lambda _: whole, model_state)),
+      ema_params=put(trained, trained_shardings) if config.ema.decay else None,
+      bad_steps=count,
+    )
+
+  def fresh_state(self) -> state_lib.TrainState:
+    """Initializes on the devices, then loads what `init_from` names."""
+
+    def make():
+      batch = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), self._one_row()
+      )
+      params, model_state = self._init(batch)
+      return self._state_of(params, model_state)
+
+    shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes)
+    with jax.set_mesh(self.mesh):
+      state = jax.jit(make, out_shardings=shardings)()
+      if self.config.init_from.path:
+        state = self._load(state, shardings)
+    return state
+
+  def _state_of(self, params, model_state):
+    trained, _ = optim.split_params(params, self.optimizer.never_trained)
+    zero = jnp.zeros((), jnp.int32)
+    return state_lib.TrainState(
+      step=zero,
+      skipped=zero,
+      params=params,
+      opt_state=self.optimizer.tx.init(trained),
+      model_state=model_state,
+      # A copy: the step donates the state, and no buffer may appear twice.
+      ema_params=jax.tree.map(jnp.copy, trained)
+      if self.config.ema.decay
+      else None,
+      bad_steps=zero,
+    )
+
+  def _load(self, state, shardings):
+    init = self.config.init_from
+    loaded = vc.build(
+      init.factory,
+      init.path,
+      self.state_shapes.params,
+      field='init_from.factory',
+      params=init.params,
+      rules=init.rules,
+      ignore=init.ignore,
+    )
+    params = _overlay(state.params, loaded)
+    return jax.jit(self._state_of, out_shardings=shardings)(
+      params, state.model_state
+    )
+
+  def compile_step(self, phase: Hashable) -> step.CompiledStep:
+    """Compiles the training step of a phase."""
+    fn = step.make_step_fn(
+      self.task, self.optimizer, self.config, self.mesh, phase
+    )
+    return step.compile_step(
+      fn, self.state_shapes, self.batch_shapes, self.mesh
+    )
+
+  def change_phase(
+    self, state: state_lib.TrainState, old: Hashable, new: Hashable
+  ) -> state_lib.TrainState:
+    """Applies `Task.on_phase`, compiled; shapes must stay."""
+    if type(self.task).on_phase is task_lib.Task.on_phase:
+      return state
+    shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes)
+    logging.info('phase %s -> %s', old, new)
+    return jax.jit(
+      lambda s: self.task.on_phase(s, old, new),
+      out_shardings=shardings,
+      donate_argnums=0,
+    )(state)
+
+  def evaluators(self) -> dict[str, Any]:
+    """Builds the evaluators of `config.evals`."""
+    return {
+      name: vc.build(
+        spec.factory,
+        self.task,
+        self.mesh,
+        field=f'evals.{name}.factory',
+        **spec.kwargs,
+      )
+      for name, spec in self.config.evals.items()
+    }
+
+  def state_to_evaluate(
+    self, state: state_lib.TrainState, params: str
+  ) -> state_lib.TrainState:
+    """The state with the weights that an evaluator asked for."""
+    if params == 'params':
+      return state
+    _, fixed = optim.split_params(state.params, self.optimizer.never_trained)
+    return state._replace(params=optim.merge_params(state.ema_params, fixed))
+
+
+def _overlay(params, loaded):
+  result = dict(params)
+  for name, value in loaded.items():
+    inner = isinstance(value, dict)
+    result[name] = _overlay(params[name], value) if inner else value
+  return result

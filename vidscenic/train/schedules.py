@@ -1,0 +1,284 @@
+"""Numbers that change over a run: learning rate, weight decay, mask ratio.
+
+A schedule is described by a small ConfigDict (`schedule_spec`) and becomes a
+function of the number of completed updates (`make_schedule`). All of them
+start with an optional linear warm-up:
+
+  constant   warm-up, then `value`
+  cosine     warm-up, `value` for `hold_steps`, half a cosine down to `end`
+  linear     warm-up, `value` for `hold_steps`, straight line down to `end`
+  rsqrt      warm-up, `value` for `hold_steps`, then
+             value * sqrt(timescale / (timescale + steps since)), at least `end`
+  wsd        warm-up, `value` up to `decay_steps` before the end of the run,
+             then a straight line down to `end` (warm-up, stable, decay)
+  piecewise  `values[i]` up to, not including, step `boundaries[i]`
+
+Optax joins the pieces but its lines and cosines are not used: they subtract
+nearly equal float32 numbers at their small end. After the first of 10,000
+warm-up steps the line is off by 3e-4 of its value, under jit a decay to 0 can
+end slightly below 0, and a cosine written as 1 + cos loses all digits before
+its end. Here the small end is counted in whole steps. Unlike optax's cosine,
+whose end is a fraction of its start, this one may also rise from 0.
+"""
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections as mlc
+import optax
+
+from vidscenic import config as config_lib
+
+NAMES = ('constant', 'cosine', 'linear', 'rsqrt', 'wsd', 'piecewise')
+
+_FLOATS = ('value', 'end', 'warmup_init')
+_COUNTS = ('warmup_steps', 'decay_steps', 'hold_steps')
+
+Schedule = Callable[[Any], jax.Array]
+
+
+def schedule_spec(**overrides) -> mlc.ConfigDict:
+  """A schedule description with every field present and typed.
+
+  Args:
+    **overrides: any of
+      name: 'constant' | 'cosine' | 'linear' | 'rsqrt' | 'wsd' | 'piecewise'.
+      value: the value after the warm-up.
+      end: the value at the end; for 'rsqrt' a lower bound.
+      warmup_steps: updates before `value` (or `values[0]`) is reached.
+      warmup_init: the value at step 0 of the warm-up.
+      decay_steps: the step, counted from 0 and so including the warm-up, at
+        which `end` is reached; 0 means the length of the run, and more than
+        that stops on the way down (V-JEPA stretches by 1.25). For 'wsd' the
+        number of updates of the final decay, which has no default.
+      hold_steps: updates at `value` between warm-up and decay.
+      timescale: updates after which 'rsqrt' has fallen by sqrt(2).
+      boundaries, values: tuples for 'piecewise', absolute steps and values;
+        one value more than boundaries.
+
+  Raises:
+    ValueError: an unknown field, or values that contradict each other.
+  """
+  spec = config_lib.schedule_spec(**overrides)
+  validate_schedule(spec, 'schedule')
+  return spec
+
+
+def validate_schedule(
+  spec: Mapping[str, Any] | mlc.ConfigDict,
+  where: str,
+  total_steps: int | None = None,
+) -> None:
+  """Checks a schedule description.
+
+  Args:
+    spec: fields as for `schedule_spec`; absent ones take their defaults.
+    where: the name of the description in the config, e.g. 'optim.schedule'.
+    total_steps: length of the run in updates; without it, the checks that need
+      it are left out.
+
+  Raises:
+    ValueError: names `where.field`, the value found and what is allowed.
+  """
+  spec = _complete(spec, where)
+
+  def refuse(field, allowed):
+    raise ValueError(f'{where}.{field}={spec[field]!r}: {allowed}')
+
+  name = spec['name']
+  if name not in NAMES:
+    refuse('name', _nearest(name, NAMES))
+  for field in _FLOATS:
+    if not _is_finite(spec[field]):
+      refuse(field, 'must be a finite number')
+  for field in (*_COUNTS, 'timescale'):
+    lowest = 1 if field == 'timescale' else 0
+    if not _is_count(spec[field]) or spec[field] < lowest:
+      refuse(field, f'must be an integer of at least {lowest}')
+
+  if name == 'piecewise':
+    _validate_piecewise(spec, refuse)
+  else:
+    for field in ('boundaries', 'values'):
+      if len(spec[field]):
+        refuse(field, f"only 'piecewise' reads it, name is {name!r}")
+  if name in ('rsqrt', 'piecewise') and spec['decay_steps']:
+    refuse('decay_steps', f'must stay 0, {name!r} has no last step')
+  if name == 'wsd' and not spec['decay_steps']:
+    refuse('decay_steps', "'wsd' needs the length of its final decay")
+  if name in ('wsd', 'piecewise') and spec['hold_steps']:
+    refuse('hold_steps', f'must stay 0, {name!r} fixes the length itself')
+
+  if total_steps is None:
+    return
+  if not _is_count(total_steps) or total_steps < 1:
+    raise ValueError(
+      f'{where}: total_steps={total_steps!r} must be an integer of at least 1'
+    )
+  if spec['warmup_steps'] > total_steps:
+    refuse('warmup_steps', f'longer than the run of {total_steps} steps')
+  plateau = spec['warmup_steps'] + spec['hold_steps']
+  if name in ('cosine', 'linear'):
+    last = spec['decay_steps'] or total_steps
+    if plateau >= last:
+      field = 'hold_steps' if spec['hold_steps'] else 'warmup_steps'
+      refuse(
+        field,
+        f'warm-up and hold take {plateau} steps, nothing is left of the '
+        f'{last} steps that the decay ends at',
+      )
+  if name == 'wsd' and plateau + spec['decay_steps'] > total_steps:
+    refuse(
+      'decay_steps',
+      f'with a warm-up of {plateau} steps it exceeds the run of '
+      f'{total_steps} steps',
+    )
+
+
+def make_schedule(
+  spec: Mapping[str, Any] | mlc.ConfigDict,
+  total_steps: int,
+  where: str = 'schedule',
+) -> Schedule:
+  """Builds the function that a description stands for.
+
+  Args:
+    spec: fields as for `schedule_spec`; absent ones take their defaults.
+    total_steps: length of the run in updates.
+    where: the name of the description in error messages.
+
+  Returns:
+    fn(step) -> float32[]: the value for the update that follows `step`
+    completed ones. `step` is a Python integer or a (traced) integer array, for
+    which the result has its shape. Steps beyond the end keep the last value.
+
+  Raises:
+    ValueError: as `validate_schedule`.
+  """
+  validate_schedule(spec, where, total_steps)
+  spec = _complete(spec, where)
+  parts = _parts(spec, total_steps)
+  starts = [start for start, _ in parts]
+  joined = optax.join_schedules([part for _, part in parts], starts[1:])
+
+  def schedule(step):
+    step = jnp.asarray(step)
+    value = jnp.asarray(joined(step), jnp.float32)
+    return jnp.broadcast_to(value, step.shape)
+
+  return schedule
+
+
+def _parts(spec, total_steps) -> list[tuple[int, Callable]]:
+  """(first step, function of the steps since then), in order."""
+  value, end = float(spec['value']), float(spec['end'])
+  warmup = spec['warmup_steps']
+  plateau = warmup + spec['hold_steps']
+  first = value
+  if spec['name'] == 'piecewise':
+    first = float(spec['values'][0])
+    later = zip(spec['boundaries'], spec['values'][1:], strict=True)
+    tail = [(at, optax.constant_schedule(float(v))) for at, v in later]
+  elif spec['name'] == 'constant':
+    tail = []
+  elif spec['name'] == 'rsqrt':
+    tail = [(plateau, _rsqrt(value, end, spec['timescale']))]
+  elif spec['name'] == 'wsd':
+    length = spec['decay_steps']
+    tail = [(total_steps - length, _line_down(value, end, length))]
+  else:
+    length = (spec['decay_steps'] or total_steps) - plateau
+    shape = _cosine if spec['name'] == 'cosine' else _line_down
+    tail = [(plateau, shape(value, end, length))]
+
+  parts = [(warmup, optax.constant_schedule(first)), *tail]
+  if warmup:
+    parts = [(0, _line_up(spec['warmup_init'], first, warmup)), *parts]
+  return parts
+
+
+def _line_up(start, value, length):
+  def schedule(count):
+    return start + (value - start) * (jnp.clip(count, 0, length) / length)
+
+  return schedule
+
+
+def _line_down(value, end, length):
+  def schedule(count):
+    return end + (value - end) * (_left(count, length) / length)
+
+  return schedule
+
+
+def _cosine(value, end, length):
+  # (1 + cos(pi * t)) / 2 = sin(pi * (1 - t) / 2) ** 2.
+  def schedule(count):
+    left = _left(count, length) / length
+    return end + (value - end) * jnp.sin(0.5 * jnp.pi * left) ** 2
+
+  return schedule
+
+
+def _left(count, length):
+  return jnp.clip(length - count, 0, length)
+
+
+def _rsqrt(value, end, timescale):
+  def schedule(count):
+    count = jnp.maximum(count, 0)
+    return jnp.maximum(value * jnp.sqrt(timescale / (timescale + count)), end)
+
+  return schedule
+
+
+def _validate_piecewise(spec, refuse):
+  boundaries, values = tuple(spec['boundaries']), tuple(spec['values'])
+  if spec['value'] != 1.0:
+    refuse('value', "'piecewise' does not read it, write it into `values`")
+  if not all(_is_count(b) and b > 0 for b in boundaries):
+    refuse('boundaries', 'must be positive integers')
+  if any(b <= a for a, b in zip(boundaries, boundaries[1:], strict=False)):
+    refuse('boundaries', 'must increase')
+  if not all(_is_finite(v) for v in values):
+    refuse('values', 'must be finite numbers')
+  if len(values) != len(boundaries) + 1:
+    refuse(
+      'values',
+      f'{len(boundaries)} boundaries need {len(boundaries) + 1} values, '
+      f'got {len(values)}',
+    )
+  if boundaries and spec['warmup_steps'] > boundaries[0]:
+    refuse('warmup_steps', f'passes the first boundary, {boundaries[0]}')
+
+
+def _complete(spec, where) -> dict[str, Any]:
+  """The description with defaults for absent fields."""
+  defaults = dict(config_lib.schedule_spec().items())
+  given = dict(spec.items())
+  for field in given:
+    if field not in defaults:
+      raise ValueError(
+        f'{where}.{field}={given[field]!r}: {_nearest(field, defaults)}'
+      )
+  return {**defaults, **given}
+
+
+def _nearest(word, known) -> str:
+  close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+  hint = f'did you mean {close[0]!r}? ' if close else ''
+  return f'unknown, {hint}known are {", ".join(known)}'
+
+
+def _is_count(x) -> bool:
+  return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def _is_finite(x) -> bool:
+  real = isinstance(x, numbers.Real) and not isinstance(x, bool)
+  return real and math.isfinite(x)
