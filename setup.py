@@ -64,7 +64,7 @@ setuptools.setup(
     # CUDA 12 runs on more drivers than 13; jax has both (`jax[cuda13]`).
     'gpu': ['jax[cuda12]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
-    # A workdir or data in a bucket (gs://).
+    # A workdir in a bucket of Google Cloud Storage.
     'gcs': ['etils[epath-gcs]>=1.15.0'],
     # Only for TFDS data sets that are not array_record files yet.
     'tf': ['tensorflow-cpu>=2.21.0'],

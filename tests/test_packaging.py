@@ -146,7 +146,7 @@ def test_ci_script_is_executable():
 
 @pytest.fixture
 def copied(tmp_path):
-  """A folder with what `make setup` reads, and a Python that claims to be 3.9."""
+  """What `make setup` reads, and a Python that claims to be 3.9."""
   for name in ('Makefile', 'setup.py', 'constraints.txt'):
     (tmp_path / name).write_text((_ROOT / name).read_text())
   old = tmp_path / 'oldpython'

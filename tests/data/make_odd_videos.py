@@ -7,7 +7,9 @@ Every frame carries its number as a bar code: 12 bars over the width of the top
 """
 
 import fractions
+import io
 import os
+import re
 import sys
 
 import av
@@ -144,18 +146,10 @@ def odd_files():
       num_frames=n,
       options={'g': '20', 'deadline': 'realtime', 'cpu-used': '8', 'b': '1M'},
     ),
-    # Alternative reference frames: packets that show nothing.
     'vp8.webm': dict(
       codec='libvpx',
       num_frames=n,
-      options={
-        'g': '30',
-        'auto-alt-ref': '1',
-        'lag-in-frames': '16',
-        'deadline': 'good',
-        'cpu-used': '5',
-        'b': '1M',
-      },
+      options={'g': '20', 'deadline': 'realtime', 'cpu-used': '8', 'b': '1M'},
     ),
     'hevc.mp4': dict(
       codec='libx265',
@@ -184,14 +178,102 @@ def odd_files():
   }
 
 
-def make(folder, names=None):
+def hide_beginning(source, target, num_hidden, ticks_per_frame=512):
+  """Copies an mp4 so that its edit list hides the first frames."""
+  options = {'avoid_negative_ts': 'disabled', 'use_editlist': '1'}
+  with av.open(source) as old, av.open(target, 'w', options=options) as new:
+    stream = old.streams.video[0]
+    copy = new.add_stream_from_template(stream)
+    for packet in old.demux(stream):
+      if packet.size:
+        packet.pts -= num_hidden * ticks_per_frame
+        packet.dts -= num_hidden * ticks_per_frame
+        packet.stream = copy
+        new.mux(packet)
+
+
+def insert_hidden(source, target):
+  """Copies a VP8 webm, putting a copy that is not shown before keyframes.
+
+  libvpx does so with alternative reference frames, in two passes only.
+  """
+  with av.open(source) as old, av.open(target, 'w') as new:
+    stream = old.streams.video[0]
+    copy = new.add_stream_from_template(stream)
+    for packet in old.demux(stream):
+      if not packet.size:
+        continue
+      if packet.is_keyframe and packet.pts:
+        data = bytes(packet)
+        hidden = av.Packet(bytes([data[0] & ~0x10]) + data[1:])
+        hidden.pts = hidden.dts = packet.pts - 1
+        hidden.time_base, hidden.stream = packet.time_base, copy
+        hidden.is_keyframe = True
+        new.mux(hidden)
+      packet.stream = copy
+      new.mux(packet)
+
+
+def pack_bitstream(target, num_frames):
+  """MPEG-4 in AVI as DivX wrote it (UCF101): a B frame travels in the packet
+  of the frame that it refers to, and an empty packet follows."""
+  packets = []
+  with av.open(io.BytesIO(), 'w', format='avi') as scratch:
+    stream = scratch.add_stream(
+      'mpeg4', rate=25, options={'bf': '1', 'g': '12', 'b': '1M'}
+    )
+    stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, 'yuv420p'
+    for number in [*range(num_frames), None]:
+      frame = None
+      if number is not None:
+        frame = av.VideoFrame.from_ndarray(draw(number), format='rgb24')
+        frame.pts, frame.time_base = number, fractions.Fraction(1, 25)
+      for packet in stream.encode(frame):
+        scratch.mux(packet)
+        packets.append((bytes(packet), packet.is_keyframe))
+  not_coded = b'\0\0\1\xb6\x50\x5f'  # P, five bits of time, not coded
+  chunks = []
+  for data, key in packets:
+    data = re.sub(
+      rb'\x00\x00\x01\xb2Lavc[^\x00]*', b'\0\0\1\xb2DivX503b1393p', data
+    )
+    if data[data.index(b'\0\0\1\xb6') + 4] >> 6 == 2:  # a B frame
+      chunks[-1] = (chunks[-1][0] + data, chunks[-1][1])
+      chunks.append((not_coded, False))
+    else:
+      chunks.append((data, key))
+  with av.open(target, 'w', format='avi') as output:
+    stream = output.add_stream('mpeg4', rate=25)
+    stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, 'yuv420p'
+    for number, (data, key) in enumerate(chunks):
+      packet = av.Packet(data)
+      packet.stream, packet.dts = stream, number
+      packet.is_keyframe, packet.time_base = key, fractions.Fraction(1, 25)
+      output.mux(packet)
+
+
+# {file name: number on its first frame}, where that is not 0.
+FIRST_CODE = {'edit_list.mp4': 10}
+
+
+def make(folder):
   """Writes the files; returns {name: path}."""
   os.environ.setdefault('SVT_LOG', '1')  # errors only
+  folder = str(folder)
   paths = {}
   for name, kwargs in odd_files().items():
-    if names is None or name in names:
-      paths[name] = os.path.join(folder, name)
-      encode(paths[name], **kwargs)
+    paths[name] = os.path.join(folder, name)
+    encode(paths[name], **kwargs)
+  paths['edit_list.mp4'] = os.path.join(folder, 'edit_list.mp4')
+  hide_beginning(
+    paths['plain.mp4'],
+    paths['edit_list.mp4'],
+    FIRST_CODE['edit_list.mp4'],
+  )
+  paths['vp8_hidden.webm'] = os.path.join(folder, 'vp8_hidden.webm')
+  insert_hidden(paths['vp8.webm'], paths['vp8_hidden.webm'])
+  paths['packed.avi'] = os.path.join(folder, 'packed.avi')
+  pack_bitstream(paths['packed.avi'], 61)
   return paths
 
 
@@ -201,7 +283,8 @@ if __name__ == '__main__':
   for _name, _path in make(sys.argv[1]).items():
     _index = decode.index_video(_path)
     _frames = decode.read_frames(_path, range(_index.num_frames), _index)
-    _wrong = [i for i, f in enumerate(_frames) if read_code(f) != i]
+    _first = FIRST_CODE.get(_name, 0)
+    _wrong = [i for i, f in enumerate(_frames) if read_code(f) != i + _first]
     print(
       f'{_name:22} {_index.num_frames:4} frames {_index.fps:7.3f} fps '
       f'sequential={_index.sequential} wrong={_wrong}'

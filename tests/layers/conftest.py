@@ -1,13 +1,26 @@
 """Fixtures for layer tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+# Compiling takes longer than running here; optimised code is not wanted.
+FAST = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
 
-def _randomize(tree, seed=0):
-  leaves, structure = jax.tree.flatten(tree)
+
+def _shapes(module, *args, **kwargs):
+  init = functools.partial(module.init, **kwargs)
+  return jax.eval_shape(init, jax.random.key(0), *args)
+
+
+def _random(module, *args, seed=0, **kwargs):
+  leaves, structure = jax.tree.flatten(_shapes(module, *args, **kwargs))
   rng = np.random.default_rng(seed)
   # Weights of size 1 / sqrt(fan in) keep activations near 1; biases and
   # scales are as large, so that none of them can go unnoticed.
@@ -21,10 +34,35 @@ def _randomize(tree, seed=0):
   return jax.tree.unflatten(structure, leaves)
 
 
+def _run(module, variables, *args, method=None, mutable=False, **static):
+  apply = functools.partial(
+    module.apply, method=method, mutable=mutable, **static
+  )
+  return jax.jit(apply, compiler_options=FAST)(variables, *args)
+
+
 @pytest.fixture
-def randomize():
-  """randomize(params, seed=0): the same tree with random values everywhere."""
-  return _randomize
+def jit():
+  """jax.jit for small test programs, without expensive optimisations."""
+  return functools.partial(jax.jit, compiler_options=FAST)
+
+
+@pytest.fixture
+def shapes():
+  """shapes(module, *args, **kwargs): variables that init makes, as shapes."""
+  return _shapes
+
+
+@pytest.fixture
+def random():
+  """random(module, *args, seed=0, **kwargs): variables, all values random."""
+  return _random
+
+
+@pytest.fixture
+def run():
+  """run(module, variables, *args, **static): compiled module.apply."""
+  return _run
 
 
 @pytest.fixture

@@ -78,8 +78,8 @@ def test_masks_and_biases_broadcast(normal, mask_shape):
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.parametrize('query_chunk', [1, 3, 7, 50])
-def test_chunks_change_neither_values_nor_gradients(normal, query_chunk):
+@pytest.mark.parametrize('query_chunk', [1, 3])
+def test_chunks_change_neither_values_nor_gradients(normal, jit, query_chunk):
   q, k, v = example(normal)
   mask = jnp.asarray(np.asarray(normal(2, 1, 7, 5)) > -0.5)
 
@@ -89,7 +89,7 @@ def test_chunks_change_neither_values_nor_gradients(normal, query_chunk):
     )
     return jnp.sum(jnp.sin(out)) + jnp.sum(weights**2), (out, weights)
 
-  grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+  grad = jit(jax.grad(loss, has_aux=True), static_argnums=1)
   want_grad, want = grad((q, k, v), 0)
   got_grad, got = grad((q, k, v), query_chunk)
   jax.tree.map(
@@ -217,31 +217,31 @@ def slow_module(params, x, kv, *, heads, qk_norm=None, eps=1e-6):
 
 
 @pytest.mark.parametrize('qk_norm', [None, 'rms', 'layer'])
-def test_module_equals_numpy(normal, randomize, qk_norm):
+def test_module_equals_numpy(normal, random, run, qk_norm):
   module = attention.MultiHeadAttention(
     3, qkv_features=12, v_features=15, out_features=10, qk_norm=qk_norm
   )
   x, kv = normal(1, 5, 10), normal(1, 4, 7)
-  params = randomize(module.init(jax.random.key(0), x, kv)['params'])
+  params = random(module, x, kv)['params']
   assert jax.tree.map(jnp.shape, params['query']) == {
     'kernel': (10, 3, 4), 'bias': (3, 4)
   }  # fmt: skip
   assert params['value']['kernel'].shape == (7, 3, 5)
   assert params['out']['kernel'].shape == (3, 5, 10)
-  got = module.apply({'params': params}, x, kv)
+  got = run(module, {'params': params}, x, kv)
   tree = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   z = slow_module(tree, x[0], kv[0], heads=3, qk_norm=qk_norm)
   want = np.einsum('qhe,hed->qd', z, tree['out']['kernel'])
   np.testing.assert_allclose(got[0], want + tree['out']['bias'], atol=2e-5)
 
 
-def test_biases_and_output_projection_are_optional(normal):
+def test_biases_and_output_projection_are_optional(normal, random, run):
   x = normal(2, 5, 12)
 
   def tree(**options):
     module = attention.MultiHeadAttention(3, qkv_features=12, **options)
-    params = module.init(jax.random.key(0), x)['params']
-    return module.apply({'params': params}, x), {
+    params = random(module, x)['params']
+    return run(module, {'params': params}, x), {
       name: sorted(leaves) for name, leaves in params.items()
     }
 
@@ -258,56 +258,56 @@ def test_biases_and_output_projection_are_optional(normal):
     tree(v_features=7)
 
 
-def test_projected_keys_can_be_reused(normal, randomize):
+def test_projected_keys_can_be_reused(normal, random, run):
   module = attention.MultiHeadAttention(3, qkv_features=12, qk_norm='rms')
   x, kv = normal(2, 5, 12), normal(2, 4, 9)
-  params = randomize(module.init(jax.random.key(0), x, kv))
-  want = module.apply(params, x, kv)
-  projected = module.apply(params, kv, method='project_kv')
+  params = random(module, x, kv)
+  want = run(module, params, x, kv)
+  projected = run(module, params, kv, method='project_kv')
   assert projected[0].shape == (2, 4, 3, 4)
-  got = module.apply(params, x, projected=projected)
+  got = run(module, params, x, projected=projected)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_rotary_turns_queries_and_keys(normal, randomize):
+def test_rotary_turns_queries_and_keys(normal, random, run):
   module = attention.MultiHeadAttention(2, qkv_features=16, use_bias=False)
   x = normal(1, 6, 16)
-  params = randomize(module.init(jax.random.key(0), x))
+  params = random(module, x)
   code = lambda shift: position.rotary(
     np.arange(6)[:, None] + shift, (8,), pairing='half'
   )
-  plain = module.apply(params, x)
-  turned = module.apply(params, x, rotary=code(0))
+  plain = run(module, params, x)
+  turned = run(module, params, x, rotary=code(0))
   assert np.abs(plain - turned).max() > 1e-2
   # Rotary logits depend on differences of positions only.
   np.testing.assert_allclose(
-    turned, module.apply(params, x, rotary=code(17)), atol=1e-5
+    turned, run(module, params, x, rotary=code(17)), atol=1e-5
   )
 
 
-def test_weights_are_returned_and_sown(normal, randomize):
+def test_weights_are_returned_and_sown(normal, random, run):
   module = attention.MultiHeadAttention(3, qkv_features=12, query_chunk=2)
   x = normal(2, 5, 12)
-  params = randomize(module.init(jax.random.key(0), x))
+  params = random(module, x)
   assert set(params) == {'params'}
-  out, weights = module.apply(params, x, return_weights=True)
-  same, sown = module.apply(params, x, mutable=['intermediates'])
+  out, weights = run(module, params, x, return_weights=True)
+  same, sown = run(module, params, x, mutable=['intermediates'])
   np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
   assert weights.shape == (2, 3, 5, 5)
   np.testing.assert_array_equal(weights, sown['intermediates']['weights'][0])
   np.testing.assert_array_equal(out, same)
 
 
-def test_half_precision_module_keeps_float32_parameters(normal, randomize):
+def test_half_precision_module_keeps_float32_parameters(normal, random, run):
   make = lambda dtype: attention.MultiHeadAttention(
     3, qkv_features=12, qk_norm='rms', dtype=dtype
   )
   x = normal(2, 5, 12)
-  params = randomize(make(jnp.bfloat16).init(jax.random.key(0), x))
+  params = random(make(jnp.bfloat16), x)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
     jnp.dtype('float32')
   }
-  low = make(jnp.bfloat16).apply(params, x)
+  low = run(make(jnp.bfloat16), params, x)
   assert low.dtype == jnp.bfloat16
-  want = make(jnp.float32).apply(params, x)
+  want = run(make(jnp.float32), params, x)
   np.testing.assert_allclose(low.astype(jnp.float32), want, atol=0.06)

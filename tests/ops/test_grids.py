@@ -208,35 +208,42 @@ def test_dtypes_follow_the_image():
 
 @pytest.mark.parametrize('mode', grids.MODES)
 def test_gradients_match_differences_and_stay_finite(mode):
-  image = jnp.asarray(noise(4, 6, 2))
+  image = noise(4, 6, 2)
 
   @jax.jit
   def total(image, points):
-    return jnp.sum(bilinear(image, points, mode=mode) ** 2)
+    return jnp.sum(grids.bilinear(image, points, mode=mode) ** 2)
 
   grad = jax.jit(jax.grad(total, (0, 1)))
-  points = jnp.array([[1.7, 2.2], [4.9, 0.8], [0.2, 3.8]])
+  points = np.array([[1.7, 2.2], [4.9, 0.8], [0.2, 3.8]] * 3, np.float32)
   image_grad, points_grad = grad(image, points)
   h = 1e-2  # the sum is quadratic in every coordinate: no truncation error
-  for i, j in np.ndindex(3, 2):
-    step = jnp.zeros((3, 2)).at[i, j].set(h)
-    slope = (total(image, points + step) - total(image, points - step)) / 2 / h
-    np.testing.assert_allclose(points_grad[i, j], slope, atol=2e-3)
-  step = jnp.zeros_like(image).at[2, 1, 0].set(h)
-  slope = (total(image + step, points) - total(image - step, points)) / 2 / h
-  np.testing.assert_allclose(image_grad[2, 1, 0], slope, atol=2e-3)
 
-  border = jnp.array(
-    [[0, 0], [6, 4], [0.5, 0.5], [5.5, 3.5], [-0.5, 2], [6.5, 4.5], [3, 4.0]]
-  )
-  far = jnp.array([[-1e9, 2], [1e30, -1e30], [jnp.inf, 1], [1, -jnp.inf]])
-  for points in (border, far):
-    value = bilinear(image, points, mode=mode)
-    assert np.isfinite(value).all()
-    assert all(np.isfinite(g).all() for g in grad(image, points))
-  assert not np.asarray(grad(image, far[:2])[1][:, 0]).any()
+  def slope(image_step, points_step):
+    above = total(image + image_step, points + points_step)
+    below = total(image - image_step, points - points_step)
+    return (float(above) - float(below)) / (2 * h)
+
+  for place in np.ndindex(3, 2):
+    step = np.zeros_like(points)
+    step[place] = h
+    want = slope(0, step)
+    np.testing.assert_allclose(points_grad[place], want, atol=5e-3)
+  step = np.zeros_like(image)
+  step[2, 1, 0] = h
+  want = slope(step, 0)
+  np.testing.assert_allclose(image_grad[2, 1, 0], want, atol=5e-3)
+
+  corners = [[0, 0], [6, 4], [0.5, 0.5], [5.5, 3.5], [-0.5, 4.5]]
+  far = [[-1e9, 2], [1e30, -1e30], [np.inf, 1], [1, -np.inf]]
+  points = np.array(corners + far, np.float32)
+  value = bilinear(image, points, mode=mode)
+  image_grad, points_grad = grad(image, points)
+  for result in (value, image_grad, points_grad):
+    assert np.isfinite(result).all()
+  np.testing.assert_array_equal(np.asarray(points_grad)[5:8, 0], 0)
   if mode == 'zeros':
-    np.testing.assert_array_equal(bilinear(image, far, mode=mode), 0)
+    np.testing.assert_array_equal(value[5:], 0)
 
 
 def test_a_nan_point_gives_nan_and_leaves_its_neighbours_alone():

@@ -5,9 +5,22 @@ import pytest
 
 from vidscenic.ops import masking
 
+# One compilation per shape instead of one per operation.
+row_keys = jax.jit(masking.row_keys)
+split_keys = jax.jit(masking.split_keys, static_argnums=1)
+random_mask = jax.jit(
+  masking.random_mask, static_argnames=('num_tokens', 'num_keep')
+)
+tube_mask = jax.jit(
+  masking.tube_mask, static_argnames=('grid', 'keep_per_frame')
+)
+mask_from_permutation = jax.jit(masking.mask_from_permutation, static_argnums=1)
+take_tokens = jax.jit(masking.take_tokens)
+scatter_tokens = jax.jit(masking.scatter_tokens, static_argnames='num_tokens')
+
 
 def keys_for(rows, seed=0):
-  return masking.row_keys(jax.random.key(seed), jnp.asarray(rows))
+  return row_keys(jax.random.key(seed), jnp.asarray(rows))
 
 
 def check_consistent(mask, num_tokens):
@@ -46,36 +59,36 @@ def test_num_hidden_is_the_rule_of_videomae():
 
 
 def test_random_mask_has_the_exact_count_and_consistent_ids():
-  mask = masking.random_mask(keys_for(range(6)), num_tokens=35, num_keep=8)
-  assert mask.keep_ids.shape == (6, 8) and mask.drop_ids.shape == (6, 27)
+  mask = random_mask(keys_for(range(8)), num_tokens=20, num_keep=6)
+  assert mask.keep_ids.shape == (8, 6) and mask.drop_ids.shape == (8, 14)
   assert mask.keep_ids.dtype == mask.drop_ids.dtype == jnp.int32
-  check_consistent(mask, 35)
-  assert len({tuple(row) for row in mask.keep_ids.tolist()}) == 6
+  check_consistent(mask, 20)
+  assert len({tuple(row) for row in mask.keep_ids.tolist()}) == 8
 
 
 @pytest.mark.parametrize('num_keep', [0, 5])
 def test_nothing_or_everything_may_be_hidden(num_keep):
-  mask = masking.random_mask(keys_for([0, 1]), num_tokens=5, num_keep=num_keep)
+  mask = random_mask(keys_for([0, 1]), num_tokens=5, num_keep=num_keep)
   check_consistent(mask, 5)
-  assert int(mask.hidden.sum()) == 2 * (5 - num_keep)
-  tokens = jnp.ones((2, num_keep, 3))
-  full = masking.scatter_tokens(tokens, mask.keep_ids, num_tokens=5, fill=2)
+  assert np.asarray(mask.hidden).sum() == 2 * (5 - num_keep)
+  tokens = np.ones((2, num_keep, 3))
+  full = scatter_tokens(tokens, mask.keep_ids, num_tokens=5, fill=2)
   np.testing.assert_array_equal(full, 1 if num_keep else 2)
 
 
 def test_a_row_keeps_its_mask_wherever_it_stands():
   def draw(rows):
-    return masking.random_mask(keys_for(rows), num_tokens=20, num_keep=6)
+    return random_mask(keys_for(rows), num_tokens=20, num_keep=6)
 
   rows = np.arange(8)
   order = np.array([5, 0, 7, 2, 1, 6, 3, 4])
-  whole, shuffled = draw(rows), jax.jit(draw)(rows[order])
+  whole, shuffled = draw(rows), draw(rows[order])
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a[order], b), whole, shuffled
   )
   # As under accumulation: two microbatches.
   parts = [draw(rows[:4]), draw(rows[4:])]
-  joined = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+  joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   jax.tree.map(np.testing.assert_array_equal, whole, joined)
 
 
@@ -87,7 +100,7 @@ def test_sharding_does_not_change_the_masks():
 
   @jax.jit
   def draw(rows):
-    return masking.tube_mask(keys_for(rows), grid=(2, 3, 3), keep_per_frame=4)
+    return tube_mask(keys_for(rows), grid=(2, 3, 3), keep_per_frame=4)
 
   rows = jnp.arange(8)
   jax.tree.map(
@@ -98,34 +111,33 @@ def test_sharding_does_not_change_the_masks():
 
 
 def test_all_tokens_are_hidden_equally_often():
-  mask = masking.random_mask(keys_for(range(4000)), num_tokens=10, num_keep=3)
+  mask = random_mask(keys_for(range(4000)), num_tokens=10, num_keep=3)
   rate = np.asarray(mask.hidden).mean(0)
   # Five standard deviations of a mean of 4000 draws with p = 0.7.
   np.testing.assert_allclose(rate, 0.7, atol=5 * np.sqrt(0.21 / 4000))
 
 
 def test_split_keys_give_independent_masks_per_target_frame():
-  keys = masking.split_keys(keys_for([3, 9]), 3)
+  keys = split_keys(keys_for([3, 9]), 3)
   assert keys.shape == (2, 3)
-  mask = masking.random_mask(keys, num_tokens=40, num_keep=10)
-  assert mask.keep_ids.shape == (2, 3, 10)
-  check_consistent(mask, 40)
-  assert len({tuple(r) for r in mask.keep_ids.reshape(6, 10).tolist()}) == 6
+  mask = random_mask(keys, num_tokens=9, num_keep=4)
+  assert mask.keep_ids.shape == (2, 3, 4)
+  check_consistent(mask, 9)
+  drawn = np.asarray(mask.keep_ids).reshape(6, 4)
+  assert len({tuple(row) for row in drawn.tolist()}) > 4
 
 
 def test_old_style_keys_draw_the_same():
   rows = jnp.arange(3)
-  new = masking.row_keys(jax.random.key(4), rows)
-  old = masking.row_keys(jax.random.PRNGKey(4), rows)
-  assert bool(jnp.all(jax.random.key_data(new) == jax.random.key_data(old)))
+  new = row_keys(jax.random.key(4), rows)
+  old = row_keys(jax.random.PRNGKey(4), rows)
+  assert (jax.random.key_data(new) == jax.random.key_data(old)).all()
 
 
 def test_tubes_repeat_over_time_with_an_exact_count_per_frame():
   t, h, w = 3, 4, 5
   keep = h * w - masking.num_hidden(h * w, 0.9)
-  mask = masking.tube_mask(
-    keys_for(range(4)), grid=(t, h, w), keep_per_frame=keep
-  )
+  mask = tube_mask(keys_for(range(4)), grid=(t, h, w), keep_per_frame=keep)
   assert keep == 2 and mask.keep_ids.shape == (4, t * keep)
   check_consistent(mask, t * h * w)
   frames = np.asarray(mask.hidden).reshape(4, t, h * w)
@@ -136,26 +148,26 @@ def test_tubes_repeat_over_time_with_an_exact_count_per_frame():
 
 def test_counts_outside_the_grid_are_refused():
   with pytest.raises(ValueError, match='keep 21 of 20'):
-    masking.tube_mask(keys_for([0]), grid=(2, 4, 5), keep_per_frame=21)
+    tube_mask(keys_for([0]), grid=(2, 4, 5), keep_per_frame=21)
   with pytest.raises(ValueError, match='keep -1 of 20'):
-    masking.random_mask(keys_for([0]), num_tokens=20, num_keep=-1)
+    random_mask(keys_for([0]), num_tokens=20, num_keep=-1)
 
 
 def test_an_explicit_permutation_keeps_its_first_entries():
   order = np.array([[4, 1, 3, 0, 2], [0, 1, 2, 3, 4]])
-  mask = masking.mask_from_permutation(order, 2)
+  mask = mask_from_permutation(order, 2)
   assert mask.keep_ids.tolist() == [[1, 4], [0, 1]]
   assert mask.drop_ids.tolist() == [[0, 2, 3], [2, 3, 4]]
   check_consistent(mask, 5)
-  shared = masking.mask_from_permutation(order[0], 2)
+  shared = mask_from_permutation(order[0], 2)
   assert shared.hidden.tolist() == [True, False, True, True, False]
 
 
 def test_a_boolean_mask_round_trips_and_its_count_is_checked():
-  mask = masking.random_mask(keys_for(range(3)), num_tokens=12, num_keep=5)
-  again = masking.mask_from_hidden(mask.hidden, 5)
+  mask = random_mask(keys_for(range(8)), num_tokens=20, num_keep=6)
+  again = masking.mask_from_hidden(mask.hidden, 6)
   jax.tree.map(np.testing.assert_array_equal, mask, again)
-  traced = jax.jit(lambda h: masking.mask_from_hidden(h, 5))(mask.hidden)
+  traced = jax.jit(lambda h: masking.mask_from_hidden(h, 6))(mask.hidden)
   jax.tree.map(np.testing.assert_array_equal, mask, traced)
   with pytest.raises(ValueError, match='num_keep=4'):
     masking.mask_from_hidden(mask.hidden, 4)
@@ -163,15 +175,15 @@ def test_a_boolean_mask_round_trips_and_its_count_is_checked():
 
 def test_taking_and_scattering_restores_every_token():
   tokens = np.random.default_rng(0).normal(size=(2, 3, 9, 4))
-  keys = masking.split_keys(keys_for([0, 1]), 3)
-  mask = masking.random_mask(keys, num_tokens=9, num_keep=4)
-  kept = masking.take_tokens(tokens, mask.keep_ids)
+  keys = split_keys(keys_for([0, 1]), 3)
+  mask = random_mask(keys, num_tokens=9, num_keep=4)
+  kept = take_tokens(tokens, mask.keep_ids)
   fill = np.arange(4.0)
-  full = masking.scatter_tokens(kept, mask.keep_ids, num_tokens=9, fill=fill)
+  full = scatter_tokens(kept, mask.keep_ids, num_tokens=9, fill=fill)
   want = np.where(np.asarray(mask.hidden)[..., None], fill, tokens)
   np.testing.assert_allclose(full, want, rtol=1e-6)
-  both = masking.scatter_tokens(
-    masking.take_tokens(tokens, mask.drop_ids),
+  both = scatter_tokens(
+    take_tokens(tokens, mask.drop_ids),
     mask.drop_ids,
     num_tokens=9,
     fill=full,
@@ -182,27 +194,27 @@ def test_taking_and_scattering_restores_every_token():
 def test_unsorted_ids_and_shared_ids_work():
   tokens = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
   ids = np.array([3, 0, 4])
-  kept = masking.take_tokens(tokens, ids)
+  kept = take_tokens(tokens, ids)
   np.testing.assert_array_equal(kept, tokens[:, ids])
-  full = masking.scatter_tokens(kept, ids, num_tokens=5, fill=0.0)
+  full = scatter_tokens(kept, ids, num_tokens=5, fill=0.0)
   np.testing.assert_array_equal(full[:, ids], tokens[:, ids])
   np.testing.assert_array_equal(full[:, [1, 2]], 0)
   table = tokens[0]
   np.testing.assert_array_equal(
-    masking.take_tokens(table, np.array([[1, 2], [4, 0]])),
+    take_tokens(table, np.array([[1, 2], [4, 0]])),
     table[[[1, 2], [4, 0]]],
   )
   with pytest.raises(ValueError, match='do not broadcast'):
-    masking.take_tokens(tokens, np.zeros((3, 2), int))
+    take_tokens(tokens, np.zeros((3, 2), int))
 
 
 def test_gathering_before_or_after_adding_positions_is_the_same():
   tokens = np.random.default_rng(2).normal(size=(2, 7, 3)).astype(np.float32)
   table = np.random.default_rng(3).normal(size=(7, 3)).astype(np.float32)
-  ids = masking.random_mask(keys_for([0, 1]), num_tokens=7, num_keep=3).keep_ids
+  ids = random_mask(keys_for([0, 1]), num_tokens=7, num_keep=3).keep_ids
   np.testing.assert_array_equal(
-    masking.take_tokens(tokens + table, ids),
-    masking.take_tokens(tokens, ids) + masking.take_tokens(table, ids),
+    take_tokens(tokens + table, ids),
+    take_tokens(tokens, ids) + take_tokens(table, ids),
   )
 
 
@@ -210,12 +222,12 @@ def test_gradients_reach_kept_tokens_and_the_mask_token_only():
   ids = jnp.array([[0, 3], [1, 2]])
 
   def total(tokens, fill):
-    full = masking.scatter_tokens(
-      masking.take_tokens(tokens, ids), ids, num_tokens=4, fill=fill
+    full = scatter_tokens(
+      take_tokens(tokens, ids), ids, num_tokens=4, fill=fill
     )
     return jnp.sum(full * jnp.arange(1.0, 5.0)[:, None])
 
-  tokens_grad, fill_grad = jax.grad(total, (0, 1))(
+  tokens_grad, fill_grad = jax.jit(jax.grad(total, (0, 1)))(
     jnp.ones((2, 4, 1)), jnp.ones(1)
   )
   assert tokens_grad[..., 0].tolist() == [[1, 0, 0, 4], [0, 2, 3, 0]]

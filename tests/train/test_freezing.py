@@ -100,9 +100,9 @@ def test_stopped_gradients_equal_zeroed_ones():
   stopped = freezing.stop_frozen(params, mask)
   jax.tree.map(assert_same, stopped, params)
   free = jax.grad(run_loss)(params, x)
-  frozen = jax.grad(
-    lambda p: run_loss(freezing.stop_frozen(p, mask), x)
-  )(params)
+  frozen = jax.grad(lambda p: run_loss(freezing.stop_frozen(p, mask), x))(
+    params
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
     freezing.zero_frozen(free, mask),

@@ -12,13 +12,10 @@ thread: a new one per frame costs 40 ms per 250 frames). Rotation flags and non-
 square pixels are ignored with one warning per process.
 """
 
-import threading
-
 import numpy as np
 from absl import logging
-from av.video import reformatter
 
-from vidscenic.data import audio, containers, video_index, writer
+from vidscenic.data import audio, containers, resize, video_index, writer
 
 # The parts of reading and writing that callers need, under one name.
 VideoError = containers.VideoError
@@ -29,18 +26,6 @@ write_video = writer.write_video
 
 # Decoding on is cheaper than a seek unless the seek saves a few frames.
 _MIN_FRAMES_SAVED = 4
-_Interpolation = reformatter.Interpolation
-# Bilinear with full chroma: within 14 counts of PIL's bilinear on noise, half
-# its time. Without the chroma flags swscale halves the colour resolution when
-# it shrinks RGB.
-SCALER_FLAGS = (
-  _Interpolation.BILINEAR
-  | _Interpolation.ACCURATE_RND
-  | _Interpolation.FULL_CHR_H_INT
-  | _Interpolation.FULL_CHR_H_INP
-)
-
-_local = threading.local()
 
 
 def read_frames(
@@ -133,20 +118,8 @@ class _Sink:
         frame.rotation,
       )
     height, width = self.frames.shape[1:3]
-    if not hasattr(_local, 'reformatter'):
-      _local.reformatter = reformatter.VideoReformatter()
-    self.frames[self.missing[number]] = _local.reformatter.reformat(
-      frame,
-      width=width,
-      height=height,
-      format='rgb24',
-      interpolation=SCALER_FLAGS if self._scales(frame) else None,
-      threads=1,
-    ).to_ndarray()
+    self.frames[self.missing[number]] = resize.to_rgb(frame, height, width)
     del self.missing[number]
-
-  def _scales(self, frame):
-    return (frame.height, frame.width) != self.frames.shape[1:3]
 
 
 class _Damage:

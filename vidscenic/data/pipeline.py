@@ -17,7 +17,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
+from absl import flags, logging
 
 from vidscenic import config as vc
 from vidscenic.data import decode
@@ -36,6 +36,8 @@ class BatchIterator:
     workers = spec['num_workers']
     self._repeats = spec['repeats']
     if workers:
+      if not flags.FLAGS.is_parsed():  # a script or notebook without app.run
+        flags.FLAGS.mark_as_parsed()
       options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
       dataset = dataset.to_iter_dataset(options).mp_prefetch(
         grain.MultiprocessingOptions(

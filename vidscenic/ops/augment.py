@@ -163,9 +163,7 @@ def color_augment(
   out = adjust_contrast(out, steep)
   out = jnp.clip(adjust_hue(out, turn), 0, 1)
   out = jnp.where(_per_row(changed, video), out, video)
-  if gray_probability > 0:
-    out = jnp.where(_per_row(gray, video), to_gray(out), out)
-  return out
+  return jnp.where(_per_row(gray, video), to_gray(out), out)
 
 
 def gaussian_noise(keys, video, *, std):
@@ -245,7 +243,7 @@ def cutmix_boxes(keys, *, size: Sequence[int], alpha: float = 1.0):
 
   def draw(key):
     key_u, key_y, key_x = jax.random.split(key, 3)
-    side = jnp.sqrt(1 - jax.random.beta(key_u, alpha, alpha))
+    side = jnp.sqrt(1 - _beta(key_u, alpha))
     spans = []
     for axis_key, length in ((key_y, size[0]), (key_x, size[1])):
       half = jnp.floor(side * length).astype(jnp.int32) // 2
@@ -292,10 +290,15 @@ def beta_ratios(keys, *, alpha: float):
   """
   _check_alpha(alpha)
   keys = masking.typed_key(keys)
-  ratios = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(
-    keys.reshape(-1)
-  )
+  ratios = jax.vmap(lambda key: _beta(key, alpha))(keys.reshape(-1))
   return ratios.reshape(keys.shape)
+
+
+def _beta(key, alpha):
+  # Beta(1, 1) is flat; the general sampler, a loop, takes 2 s to compile.
+  if alpha == 1:
+    return jax.random.uniform(key)
+  return jax.random.beta(key, alpha, alpha)
 
 
 def cutmix(keys, inputs, labels, *, alpha: float = 1.0):

@@ -45,15 +45,12 @@ def evaluate(
   run = run_lib.Run(config)
   evaluators = run.evaluators()
   figures, last = {}, None
-  with (
-    jax.set_mesh(run.mesh),
-    report.Report(
-      path / 'evaluation',
-      start_step=None,
-      is_writer=jax.process_index() == 0,
-      console_skip=tuple(config.evals),
-    ) as report_,
-  ):
+  with report.Report(
+    path / 'evaluation',
+    start_step=None,
+    is_writer=jax.process_index() == 0,
+    console_skip=tuple(config.evals),
+  ) as report_:
     while True:
       # Asked before looking for checkpoints, lest the last one is missed.
       finished = workdir_lib.finished_steps(path) is not None

@@ -115,13 +115,9 @@ class _Loop:
     self.checkpoints.close()
 
   def run_until_done(self):
-    with jax.set_mesh(self.run.mesh):
-      self.restore_or_start()
-      while True:
-        outcome = self.train_on()
-        if outcome != 'rollback':
-          break
-        self.roll_back()
+    self.restore_or_start()
+    while (outcome := self.train_on()) == 'rollback':
+      self.roll_back()
     if outcome == 'preempted':
       self.checkpoints.wait()
       logging.info('saved step %d; the same command continues', self.step)
@@ -349,7 +345,8 @@ def run_evaluator(name, evaluator, state, step, *, first):
   if first:
     logging.info('%s: %s', name, evaluator.protocol())
   start = time.perf_counter()
-  scalars, media = evaluator.run(state, step)
+  with jax.set_mesh(evaluator.mesh):
+    scalars, media = evaluator.run(state, step)
   figures = '  '.join(f'{k} {v:.5g}' for k, v in scalars.items())
   logging.info(
     'step %d  %s: %s  (%.1f s)',

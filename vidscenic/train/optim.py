@@ -302,6 +302,11 @@ def _layer_multipliers(leaves, config) -> dict[str, float | np.ndarray]:
   for path, leaf in leaves.items():
     unrolled = re.sub(rf'(^|/){paths.STACK}/', r'\1block_0/', path)
     if match := block.search(unrolled):
+      if not (match[1] or '').isdecimal():
+        raise ValueError(
+          f'optim.layer_block={config["layer_block"]!r} finds {match[1]!r} in '
+          f'{path!r} where it should find the index of a block'
+        )
       tower = unrolled[: match.start(1)]
       if paths.is_stacked(path):
         layers[path], size = np.arange(leaf.shape[0]) + 1, leaf.shape[0]

@@ -4,7 +4,7 @@ Training, evaluation and the dry run all start from a `Run`. Building one needs
 no data and allocates no parameters.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -31,15 +31,23 @@ class Run:
     batch_sharding: how rows are spread.
   """
 
-  def __init__(self, config: Any):
-    """Builds everything; raises ValueError for a config that cannot run."""
+  def __init__(self, config: Any, devices: Sequence[Any] | None = None):
+    """Builds everything.
+
+    Args:
+      config: a finalized config.
+      devices: to run on; None: all devices of all processes.
+
+    Raises:
+      ValueError: a config that cannot run.
+    """
     self.config = config
     if not config.task.factory:
       raise ValueError("task.factory is empty: want 'package.module:Task'")
     self.task: task_lib.Task = vc.build(
       config.task.factory, field='task.factory', **config.task.kwargs
     )
-    self.mesh = sharding.make_mesh(config.mesh.to_dict())
+    self.mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
     self.batch_sharding = sharding.batch_sharding(self.mesh)
     self.batch_shapes = self._batch_shapes()
     with jax.set_mesh(self.mesh):
@@ -177,11 +185,12 @@ class Run:
       return state
     shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes)
     logging.info('phase %s -> %s', old, new)
-    return jax.jit(
-      lambda s: self.task.on_phase(s, old, new),
-      out_shardings=shardings,
-      donate_argnums=0,
-    )(state)
+    with jax.set_mesh(self.mesh):
+      return jax.jit(
+        lambda s: self.task.on_phase(s, old, new),
+        out_shardings=shardings,
+        donate_argnums=0,
+      )(state)
 
   def evaluators(self) -> dict[str, Any]:
     """Builds the evaluators of `config.evals`."""
@@ -199,11 +208,21 @@ class Run:
   def state_to_evaluate(
     self, state: state_lib.TrainState, params: str
   ) -> state_lib.TrainState:
-    """The state with the weights that an evaluator asked for."""
-    if params == 'params':
+    """The state as evaluators see it.
+
+    Args:
+      state: of training.
+      params: 'params', or 'ema' to put the averages in their place.
+
+    Returns:
+      A state whose `ema_params`, if any, are whole trees, never-trained
+      parameters included.
+    """
+    if state.ema_params is None:
       return state
-    _, fixed = optim.split_params(state.params, self.optimizer.never_trained)
-    return state._replace(params=optim.merge_params(state.ema_params, fixed))
+    average = _overlay(state.params, state.ema_params)
+    state = state._replace(ema_params=average)
+    return state if params == 'params' else state._replace(params=average)
 
 
 def _overlay(params, loaded):

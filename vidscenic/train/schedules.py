@@ -15,7 +15,7 @@ start with an optional linear warm-up:
 
 Optax joins the pieces but its lines and cosines are not used: they subtract
 nearly equal float32 numbers at their small end. After the first of 10,000
-warm-up steps the line is off by 3e-4 of its value, under jit a decay to 0 can
+warm-up steps the line is off by 2e-4 of its value, under jit a decay to 0 can
 end slightly below 0, and a cosine written as 1 + cos loses all digits before
 its end. Here the small end is counted in whole steps. Unlike optax's cosine,
 whose end is a fraction of its start, this one may also rise from 0.

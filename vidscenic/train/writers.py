@@ -110,8 +110,10 @@ class TensorBoardWriter:
 
   def purge(self, step: int) -> None:
     """Hides what was written so far with a step >= `step`."""
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._write(event_pb2.Event(step=step, session_log=start))
+    # Twice, as the first START that TensorBoard sees hides nothing.
+    for _ in range(2):
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(event_pb2.Event(step=step, session_log=start))
     self.flush()
 
   def scalars(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ its index: nothing is stored. Needs numpy only.
   textures    periodic colour textures and their mip-mapped bank
   scene       random draws, camera and motion
   surfaces    cards, ellipsoids and the room: rays <-> material coordinates
+  placement   builds the surfaces of a scene
   world       a scene at T frames of H x W: ray casting and visibility
   render      frames, depth, segmentation
   labels      tracks, flow, boxes, sound

@@ -62,9 +62,8 @@ def draw_queries(rng, surface, *, count: int, first: bool) -> np.ndarray:
   # A margin keeps the position inside its pixel after rounding to float32.
   jitter = 0.001 + 0.998 * numbers[:, 2:]
   row = pixels // width
-  queries = [row // height, row % height + jitter[:, 0],
-             pixels % width + jitter[:, 1]]  # fmt: skip
-  return np.stack(queries, axis=-1).astype(np.float32)
+  y, x = row % height + jitter[:, 0], pixels % width + jitter[:, 1]
+  return np.stack([row // height, y, x], axis=-1).astype(np.float32)
 
 
 def track(world, queries) -> Tracks:
@@ -161,6 +160,7 @@ def sound(scene, world, rng) -> np.ndarray:
   num_frames = world.num_frames
   samples = num_frames * SAMPLE_RATE // FRAME_RATE
   time = np.arange(samples) / SAMPLE_RATE
+  middles = np.arange(num_frames) + 0.5  # of the frames
   # Noise of standard deviation 0.01.
   audio = (rng.random((2, samples)) - 0.5) * (0.01 * math.sqrt(12))
   if num_frames > 1:
@@ -180,10 +180,8 @@ def sound(scene, world, rng) -> np.ndarray:
     # sin a + sin 2a / 2 + sin 3a / 3
     tone = sin * (1 + cos + 1 - sin * sin * np.float32(4 / 3))
     for channel, share in ((0, 1 - place), (1, place)):
-      audio[channel] += tone * np.interp(
-        time * FRAME_RATE, np.arange(num_frames) + 0.5,
-        loudness * np.sqrt(share)
-      )  # fmt: skip
+      level = loudness * np.sqrt(share)
+      audio[channel] += tone * np.interp(time * FRAME_RATE, middles, level)
   return (audio * (0.8 / np.abs(audio).max())).T.astype(np.float32)
 
 

@@ -1,11 +1,11 @@
 """The random-access source of synthetic videos."""
 
+import numbers
 import operator
 
 import numpy as np
 
-from vidscenic.data.synthetic import labels
-from vidscenic.data.synthetic import render
+from vidscenic.data.synthetic import labels, render
 from vidscenic.data.synthetic import scene as scene_lib
 from vidscenic.data.synthetic import textures as textures_lib
 from vidscenic.data.synthetic import world as world_lib
@@ -112,9 +112,9 @@ class SyntheticVideos:
       ('num_tracks', num_tracks, 0),
       ('texture_seed', texture_seed, 0),
     ):
-      if value != int(value) or value < least:
-        raise ValueError(f'{name} must be a whole number >= {least}: {value}')
-    if isinstance(difficulty, str):
+      if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f'{name} must be a whole number >= {least}: {value!r}')
+    if not isinstance(difficulty, scene_lib.Difficulty):
       _require_one_of('difficulty', difficulty, tuple(scene_lib.DIFFICULTIES))
       difficulty = scene_lib.DIFFICULTIES[difficulty]
     least, most = difficulty.objects

@@ -16,9 +16,6 @@ and the fields `rays` (matrix [T, 3, 3] applied to a ray before `cast`), `rect`
 bound of the depth). `frames` is an integer array that broadcasts against the
 others. The precision is that of the fields: float64 as built, float32 after
 `single`.
-
-The bounds of an ellipsoid come from its dual conic and are exact; points on
-three great circles can miss its corners even with a margin.
 """
 
 import dataclasses
@@ -32,9 +29,6 @@ from vidscenic.data.synthetic import scene as scene_lib
 
 # Rays that miss get this depth: behind every wall, so no test accepts them.
 _FAR = 1e4
-_CLOSEST = 0.1  # an object is absent where it could come closer than this
-_WARPED = 1.75  # bound of a card's radius after bending
-_OUTLINE = 64  # points on the outline of a card
 _TURN = 2 * math.pi
 
 
@@ -142,11 +136,10 @@ class Ellipsoid:
     """Camera coordinates of material points and whether they can be seen."""
     m = functools.partial(_entry, self.forward, frames)
     n1, n2, n3 = material
+    p = functools.partial(_entry, self.position, frames)
     x, y, z = (
-      m(i, 0) * n1 + m(i, 1) * n2 + m(i, 2) * n3
-      + _entry(self.position, frames, i)
-      for i in range(3)
-    )  # fmt: skip
+      m(i, 0) * n1 + m(i, 1) * n2 + m(i, 2) * n3 + p(i) for i in range(3)
+    )
     o1, o2, o3 = (_entry(self.eye, frames, i) for i in range(3))
     seen = (o1 * n1 + o2 * n2 + o3 * n3 > 1) & self.present[frames]
     return x, y, z, seen
@@ -169,10 +162,10 @@ class Ellipsoid:
     facing = sum(
       _entry(self.lamp, frames, i) * n for i, n in enumerate(material)
     )
-    size = sum((n * (1 / a)) ** 2 for n, a in zip(material, self.axes,
-                                                  strict=True))  # fmt: skip
-    lit = np.maximum(facing, 0) / np.sqrt(size)
-    return self.ambient + 1.3 * (1 - self.ambient) * lit
+    size = sum(
+      (n * (1 / a)) ** 2 for n, a in zip(material, self.axes, strict=True)
+    )
+    return lit(self.ambient, facing / np.sqrt(size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +176,7 @@ class Room:
   periods: Any  # [6] per unit
   offsets: Any  # [2, 6] in periods
   brightness: Any  # [6]
-  rotation: Any  # [T, 3, 3] camera from world
+  forward: Any  # [T, 3, 3] camera from world
   rays: Any  # [T, 3, 3] world from camera
   centre: Any  # [T, 3] of the camera
   low: Any  # [T, 3] walls relative to the camera
@@ -200,10 +193,8 @@ class Room:
       exits.append(np.maximum(a, b))
       outward.append(d > 0)
     z = np.minimum(np.minimum(exits[0], exits[1]), exits[2])
-    face = np.where(
-      z == exits[0], outward[0], np.where(z == exits[1], 2 + outward[1],
-                                          4 + outward[2])
-    )  # fmt: skip
+    other = np.where(z == exits[1], 2 + outward[1], 4 + outward[2])
+    face = np.where(z == exits[0], outward[0], other)
     point = tuple(
       _entry(self.centre, frames, i) + z * d for i, d in enumerate(rays)
     )
@@ -211,7 +202,7 @@ class Room:
 
   def project(self, frames, material):
     """Camera coordinates of world positions; every wall can be seen."""
-    m = functools.partial(_entry, self.rotation, frames)
+    m = functools.partial(_entry, self.forward, frames)
     point = [p - _entry(self.centre, frames, i) for i, p in enumerate(material)]
     x, y, z = (
       m(i, 0) * point[0] + m(i, 1) * point[1] + m(i, 2) * point[2]
@@ -262,6 +253,11 @@ def outline(look, u, v):
   return edge
 
 
+def lit(ambient, facing):
+  """Brightness for the cosine between a normal and the light's direction."""
+  return ambient + 1.3 * (1 - ambient) * np.maximum(facing, 0)
+
+
 def apply_rays(matrix, frames, x, y):
   """matrix[frames] times (x, y, 1), as three arrays.
 
@@ -286,167 +282,6 @@ def single(surface):
     and value.dtype == np.float64
   }
   return dataclasses.replace(surface, **arrays)
-
-
-def make_room(scene, rotation, centre, focal):
-  """The room seen from camera poses [T, 3, 3] and [T, 3]; focal in pixels."""
-  light, room = scene.light, scene.room
-  inward = np.array([(x, -x) for x in light.direction]).reshape(6)
-  return Room(
-    textures=np.array([face.texture for face in room.faces], np.int32),
-    periods=np.array([face.periods for face in room.faces]),
-    offsets=np.array([face.offset for face in room.faces]).T,
-    brightness=_lit(light.ambient, inward),
-    rotation=rotation.swapaxes(1, 2),
-    rays=rotation,
-    centre=centre,
-    low=np.array(room.low) - centre,
-    high=np.array(room.high) - centre,
-    pixel=1 / focal,
-  )
-
-
-def make_object(thing, light, tau, rotation, centre, height, width, focal):
-  """A card or an ellipsoid at times tau.
-
-  Args:
-    thing: what to place, `scene.Thing`.
-    light: `scene.Light`.
-    tau: float64[T].
-    rotation, centre: world-from-camera [T, 3, 3] and [T, 3].
-    height, width: image size in pixels.
-    focal: focal length in pixels.
-
-  Returns:
-    `Ellipsoid` or `Card` in float64.
-  """
-  own, position = scene_lib.object_pose(thing.motion, tau)
-  camera = rotation.swapaxes(1, 2)
-  offset = (camera * (position - centre)[:, None]).sum(-1)
-  pixel = 1 / (focal * thing.size)
-  view = _View(height, width, focal)
-  make = _make_ellipsoid if thing.look.shape == 'ellipsoid' else _make_card
-  return make(thing, light, tau, rotation, own, offset, pixel, view)
-
-
-@dataclasses.dataclass(frozen=True)
-class _View:
-  """Image size and focal length in pixels."""
-
-  height: int
-  width: int
-  focal: float
-
-  def rect(self, x0, y0, x1, y1, present):
-    """Pixel rectangles around bounds of image directions, a pixel wider."""
-    size = np.array([self.width, self.height])
-    low = np.stack([x0, y0], axis=-1) * self.focal + size / 2 - 1
-    high = np.stack([x1, y1], axis=-1) * self.focal + size / 2 + 1
-    low = np.clip(np.floor(low), 0, size)
-    high = np.clip(np.ceil(high), 0, size)
-    rect = np.concatenate([low, high], axis=-1)
-    return np.where(present[:, None], rect, 0).astype(np.int64)
-
-
-def _make_card(thing, light, tau, rotation, own, offset, pixel, view):
-  camera = rotation.swapaxes(1, 2)
-  plane = scene_lib.matmul(camera, own)
-  forward = np.stack(
-    [thing.size * plane[..., 0], thing.size * plane[..., 1], offset], axis=-1
-  )
-  reach = _WARPED * np.hypot(forward[:, 2, 0], forward[:, 2, 1])
-  a, b, c = (forward[..., i] for i in range(3))
-  rows = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
-  volume = (rows[:, 0] * a).sum(-1)
-  distance = np.sqrt((offset**2).sum(-1))
-  # The cosine between the normal and the line of sight to the centre.
-  slant = np.abs(volume) / np.maximum(thing.size**2 * distance, 1e-9)
-  present = (forward[:, 2, 2] - reach > _CLOSEST) & (slant > 1e-5)
-  volume = np.where(present, volume, 1)
-  rays = np.where(present[:, None, None], rows / volume[:, None, None], 0)
-  warp = thing.warp
-  bends = np.array(warp.phases) + np.array(warp.rates) * tau[:, None]
-  normal = (own[..., 2] * np.array(light.direction)).sum(-1)
-  towards = np.where((plane[..., 2] * offset).sum(-1) > 0, -normal, normal)
-  card = Card(
-    look=thing.look,
-    warp=warp,
-    forward=forward,
-    rays=rays,
-    bends=bends,
-    present=present,
-    rect=np.zeros((len(tau), 4), np.int64),
-    near=forward[:, 2, 2] - reach,
-    brightness=_lit(light.ambient, towards),
-    texels=0.5 * thing.look.scale * pixel / np.sqrt(np.maximum(slant, 0.1)),
-    pixel=pixel,
-  )
-  return dataclasses.replace(
-    card, rect=_card_rect(card, forward[:, 2, 2] + reach, view)
-  )
-
-
-def _card_rect(card, deepest, view):
-  """Bounds of the bent outline, as far out as its soft edge goes."""
-  extent = {
-    'disc': 1.0,
-    'blob': 1 + sum(abs(b) for b in card.look.lobes),
-    'star': 1.05,
-    'square': 0.88 * math.sqrt(2),
-    'triangle': 1.07,
-  }[card.look.shape]
-  # The edge ends 0.6 pixels out; the square's corner is farther by sqrt(2).
-  radius = extent + 0.85 * card.pixel * np.maximum(deepest, 0)
-  angle = _TURN * np.arange(_OUTLINE) / _OUTLINE
-  radius = radius[:, None] / math.cos(math.pi / _OUTLINE)
-  frames = np.arange(len(deepest))[:, None]
-  material = radius * np.cos(angle), radius * np.sin(angle)
-  x, y, z, _ = card.project(frames, material)
-  z = np.maximum(z, 0.5 * _CLOSEST)
-  x, y = x / z, y / z
-  return view.rect(x.min(1), y.min(1), x.max(1), y.max(1), card.present)
-
-
-def _make_ellipsoid(thing, light, tau, rotation, own, offset, pixel, view):
-  del tau
-  camera = rotation.swapaxes(1, 2)
-  axes = tuple(thing.size * a for a in thing.look.axes)
-  forward = scene_lib.matmul(camera, own) * np.array(axes)
-  inverse = own.swapaxes(1, 2) / np.array(axes)[:, None]
-  depth = offset[:, 2]
-  present = depth > 1.2 * max(axes) + _CLOSEST
-  # Dual conic of the silhouette: tangent lines x = constant are its roots.
-  conic = offset[:, :, None] * offset[:, None] - scene_lib.matmul(
-    forward, forward.swapaxes(1, 2)
-  )
-  scale = np.where(present, conic[:, 2, 2], 1)
-  bounds = []
-  for i in (0, 1):
-    spread = conic[:, i, 2] ** 2 - conic[:, i, i] * scale
-    spread = np.sqrt(np.maximum(spread, 0))
-    bounds.append([(conic[:, i, 2] + s * spread) / scale for s in (-1, 1)])
-  (x0, x1), (y0, y1) = bounds
-  world = (rotation * offset[:, None]).sum(-1)
-  lamp = (inverse * np.array(light.direction)).sum(-1) * thing.size
-  return Ellipsoid(
-    look=thing.look,
-    axes=thing.look.axes,
-    forward=forward,
-    position=offset,
-    rays=scene_lib.matmul(inverse, rotation),
-    eye=-(inverse * world[:, None]).sum(-1),
-    present=present,
-    rect=view.rect(x0, y0, x1, y1, present),
-    near=depth - np.sqrt((forward[:, 2] ** 2).sum(-1)),
-    lamp=lamp,
-    ambient=light.ambient,
-    pixel=pixel,
-  )
-
-
-def _lit(ambient, facing):
-  """Brightness for the cosine between a normal and the light."""
-  return ambient + 1.3 * (1 - ambient) * np.maximum(facing, 0)
 
 
 def _entry(array, frames, *index):

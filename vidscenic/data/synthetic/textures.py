@@ -104,7 +104,9 @@ class TextureBank:
     right, bottom = (left + 1) & mask, start + ((top + 1) & mask) * side
     left, top = left & mask, start + (top & mask) * side
     corners = [
-      (np.add(a, b, dtype=np.intp)) for a in (top, bottom) for b in (left, right)
+      (np.add(a, b, dtype=np.intp))
+      for a in (top, bottom)
+      for b in (left, right)
     ]
     colours = []
     for plane in self._planes:

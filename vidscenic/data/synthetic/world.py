@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidscenic.data.synthetic import scene as scene_lib
-from vidscenic.data.synthetic import surfaces
+from vidscenic.data.synthetic import placement, surfaces
 
 # Points nearer than this, or behind the camera, are projected as if here.
 _MIN_DEPTH = 0.05
@@ -144,24 +143,21 @@ def make_world(scene, *, num_frames: int, height: int, width: int) -> World:
   Returns:
     The `World`.
   """
-  tau = np.arange(num_frames) / max(num_frames - 1, 1)
-  rotation, centre = scene_lib.camera_pose(scene.camera, tau)
-  focal = scene.camera.focal * width
+  view = placement.make_view(
+    scene.camera, num_frames=num_frames, height=height, width=width
+  )
   objects = tuple(
-    surfaces.make_object(
-      thing, scene.light, tau, rotation, centre, height, width, focal
-    )
-    for thing in scene.things
+    placement.make_object(thing, scene.light, view) for thing in scene.things
   )
   return World(
     height=height,
     width=width,
-    focal=focal,
-    rotation=rotation,
-    centre=centre,
-    exposure=1 + scene.light.exposure(tau),
+    focal=view.focal,
+    rotation=view.rotation,
+    centre=view.centre,
+    exposure=1 + scene.light.exposure(view.tau),
     noise=scene.light.noise,
-    room=surfaces.make_room(scene, rotation, centre, focal),
+    room=placement.make_room(scene.room, scene.light, view),
     objects=objects,
   )
 

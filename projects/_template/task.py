@@ -1,0 +1,98 @@
+"""Masked video pretraining: the smallest complete task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from projects._template import model as model_lib
+from vidscenic import task
+from vidscenic.ops import losses, masking, metrics
+from vidscenic.ops import video as video_ops
+
+
+class MaskedVideo(task.Task):
+  """Mean squared error on hidden patches."""
+
+  def __init__(
+    self,
+    *,
+    clip: Sequence[int] = (8, 64, 64),
+    mask_ratio: float = 0.75,
+    model: Mapping[str, Any] | None = None,
+  ):
+    """See the arguments.
+
+    Args:
+      clip: (T, H, W) of a training clip.
+      mask_ratio: fraction of patches hidden from the encoder, in (0, 1).
+      model: fields of `MaskedAutoencoder`.
+    """
+    model = dict(model or {})
+    if isinstance(model.get('dtype'), str):
+      model['dtype'] = jnp.dtype(model['dtype'])
+    self.model = model_lib.MaskedAutoencoder(**model)
+    self.clip, self.patch = tuple(clip), tuple(self.model.patch)
+    self.num_tokens = 1
+    for size, part in zip(self.clip, self.patch, strict=True):
+      if size % part:
+        raise ValueError(f'clip={self.clip} is no multiple of {self.patch}')
+      self.num_tokens *= size // part
+    self.num_keep = masking.num_visible(self.num_tokens, mask_ratio)
+    if not 0 < self.num_keep < self.num_tokens:
+      raise ValueError(
+        f'mask_ratio={mask_ratio} leaves {self.num_keep} patches'
+      )
+
+  def batch_spec(self):
+    return {'video': jax.ShapeDtypeStruct((*self.clip, 3), jnp.uint8)}
+
+  def init(self, rng, batch):
+    ids = jnp.zeros((1, self.num_keep), jnp.int32)
+    video = video_ops.normalize(batch['video'][:1])
+    return self.model.init(rng, video, ids)['params'], {}
+
+  def loss(self, params, model_state, batch, ctx):
+    patches, mask, predicted = self._forward(params, batch, ctx)
+    weight = mask.hidden[..., None] * batch['mask'][:, None, None]
+    loss = losses.squared(predicted - patches, weight=weight)
+    figures = {'mse': loss}
+    if not ctx.train:
+      # The trivial control: every hidden patch in the mean visible colour.
+      seen = masking.take_tokens(patches, mask.keep_ids)
+      colour = seen.reshape(*seen.shape[:2], -1, 3).mean((1, 2))
+      constant = jnp.tile(colour[:, None], (1, 1, patches.shape[-1] // 3))
+      for name, guess in (('model', predicted), ('mean_colour', constant)):
+        whole = jnp.where(mask.hidden[..., None], guess, patches)
+        figures[f'psnr_{name}'] = metrics.psnr(
+          whole, patches, value_range=2.0, mask=batch['mask']
+        )
+    return task.LossOut({'mse': (*loss, 1.0)}, figures, model_state)
+
+  def predict(self, params, model_state, batch, ctx, carry=None):
+    """Returns clips in [-1, 1]: the visible part, the guess, the truth."""
+    patches, mask, predicted = self._forward(params, batch, ctx)
+    hidden = mask.hidden[..., None]
+    clips = {
+      'visible': jnp.where(hidden, 0.0, patches),
+      'predicted': jnp.where(hidden, predicted, patches),
+      'truth': patches,
+    }
+    return {name: self._to_video(x) for name, x in clips.items()}, carry
+
+  def _forward(self, params, batch, ctx):
+    video = video_ops.normalize(batch['video'])
+    keys = masking.row_keys(ctx.rng, ctx.rows)
+    mask = masking.random_mask(
+      keys, num_tokens=self.num_tokens, num_keep=self.num_keep
+    )
+    patches = video_ops.patchify(video, self.patch)
+    patches = patches.reshape(len(patches), self.num_tokens, -1)
+    predicted = self.model.apply({'params': params}, video, mask.keep_ids)
+    return patches, mask, predicted
+
+  def _to_video(self, patches):
+    grid = [size // part for size, part in zip(self.clip, self.patch)]
+    patches = patches.reshape(len(patches), *grid, -1)
+    return video_ops.unpatchify(patches, self.patch)

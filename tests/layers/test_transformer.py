@@ -1,0 +1,459 @@
+"""Blocks against NumPy; scan, remat and freezing of stacks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import extend
+
+from vidscenic.layers import position, transformer
+
+BLOCK = dict(num_heads=3, mlp_features=20)
+MOOG = dict(BLOCK, order=('self+cross', 'mlp'), qk_norm='rms', norm_bias=False)
+RVM = dict(BLOCK, order=('cross', 'mlp', 'self'))
+
+
+def close(got, want, atol=1e-5):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-5),
+    got, want,
+  )  # fmt: skip
+
+
+# The slow block.
+
+
+def slow_norm(x, p, eps=1e-6):
+  x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+  return x * p['scale'] + p.get('bias', 0)
+
+
+def slow_gelu(x):
+  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def slow_mlp(x, p):
+  x = slow_gelu(x @ p['up']['kernel'] + p['up']['bias'])
+  return x @ p['down']['kernel'] + p['down']['bias']
+
+
+def slow_attention(x, kv, p):
+  def project(name, y):
+    y = np.einsum('bnd,dhe->bhne', y, p[name]['kernel'])
+    y = y + p[name]['bias'][:, None] if 'bias' in p[name] else y
+    if f'{name}_norm' in p:
+      rms = np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)
+      y = y / rms * p[f'{name}_norm']['scale']
+    return y
+
+  q, k, v = project('query', x), project('key', kv), project('value', kv)
+  weights = np.exp(q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1]))
+  z = weights / weights.sum(-1, keepdims=True) @ v
+  return np.einsum('bhne,hed->bnd', z, p['out']['kernel']) + p['out']['bias']
+
+
+def slow_block(x, kv, p, order):
+  for branch in order:
+    if branch == 'mlp':
+      x = x + slow_mlp(slow_norm(x, p['mlp_norm']), p['mlp'])
+    elif branch == 'self':
+      n = slow_norm(x, p['self_norm'])
+      x = x + slow_attention(n, n, p['self_attention'])
+    elif branch == 'cross':
+      n = slow_norm(x, p['cross_norm'])
+      x = x + slow_attention(n, kv, p['cross_attention'])
+    else:
+      n = slow_norm(x, p['attention_norm'])
+      x = (
+        x
+        + slow_attention(n, n, p['self_attention'])
+        + slow_attention(n, kv, p['cross_attention'])
+      )
+  return x
+
+
+@pytest.mark.parametrize(
+  'options',
+  [BLOCK, RVM, MOOG, dict(MOOG, use_bias=False, qkv_features=6)],
+  ids=['vit', 'rvm', 'moog', 'moog-narrow'],
+)
+def test_block_equals_numpy(normal, random, run, options):
+  x, kv = normal(2, 5, 12), normal(2, 4, 9)
+  block = transformer.Block(**options)
+  params = random(block, x, kv)['params']
+  got = run(block, {'params': params}, x, kv)
+  tree, x, kv = jax.tree.map(lambda a: np.asarray(a, float), (params, x, kv))
+  want = slow_block(x, kv, tree, block.order)
+  np.testing.assert_allclose(got, want, atol=3e-5)
+
+
+def test_perceiver_cross_block(normal, random, run):
+  # perceiver.md 2: normalised keys of another width, optional query residual.
+  x, kv = normal(2, 5, 12), normal(2, 4, 10)
+  make = functools.partial(
+    transformer.Block, 2, 12, order=('cross', 'mlp'), kv_norm=True,
+    norm_eps=1e-5, qkv_features=10, v_features=6,
+  )  # fmt: skip
+  params = random(make(), x, kv)['params']
+  p, q, y = jax.tree.map(lambda a: np.asarray(a, float), (params, x, kv))
+  norm = functools.partial(slow_norm, eps=1e-5)
+  a = slow_attention(
+    norm(q, p['cross_norm']), norm(y, p['kv_norm']), p['cross_attention']
+  )
+  for residual in (True, False):
+    u = q + a if residual else a
+    want = u + slow_mlp(norm(u, p['mlp_norm']), p['mlp'])
+    got = run(make(cross_residual=residual), {'params': params}, x, kv)
+    np.testing.assert_allclose(got, want, atol=3e-5)
+
+
+def test_post_norm_block(normal, random, run):
+  x = normal(2, 5, 12)
+  block = transformer.Block(**BLOCK, norm_placement='post')
+  params = random(block, x)['params']
+  got = run(block, {'params': params}, x)
+  p, x = jax.tree.map(lambda a: np.asarray(a, float), (params, x))
+  x = slow_norm(x + slow_attention(x, x, p['self_attention']), p['self_norm'])
+  want = slow_norm(x + slow_mlp(x, p['mlp']), p['mlp_norm'])
+  np.testing.assert_allclose(got, want, atol=3e-5)
+
+
+def test_activations():
+  x = np.linspace(-3, 3, 13)
+  erf = np.array([0.5 * v * (1 + float(jax.lax.erf(v / 2**0.5))) for v in x])
+  got = {name: fn(x) for name, fn in transformer.ACTIVATIONS.items()}
+  np.testing.assert_allclose(got['gelu_tanh'], slow_gelu(x), atol=1e-6)
+  np.testing.assert_allclose(got['gelu_erf'], erf, atol=1e-6)
+  np.testing.assert_allclose(got['squared_relu'], np.maximum(x, 0) ** 2)
+  assert np.abs(got['gelu_erf'] - got['gelu_tanh']).max() > 1e-4
+
+
+def test_rotary_site(normal, random, run):
+  x = normal(2, 6, 12)
+  code = position.rotary(position.grid_indices((2, 3)), (4, 4))
+  block = transformer.Block(**BLOCK, rotary_site='norm')
+  params = random(block, x)['params']
+  got = run(block, {'params': params}, x, rotary=code)
+  p, y = jax.tree.map(lambda a: np.asarray(a, float), (params, x))
+  n = np.asarray(code.apply(jnp.asarray(slow_norm(y, p['self_norm']))))
+  y = y + slow_attention(n, n, p['self_attention'])  # values turn, too
+  y = y + slow_mlp(slow_norm(y, p['mlp_norm']), p['mlp'])
+  np.testing.assert_allclose(got, y, atol=3e-5)
+
+
+def test_block_rejects_bad_options(normal, shapes):
+  x = normal(1, 3, 12)
+  for options, match in (
+    (dict(order=('self', 'ffn')), 'order'),
+    (dict(order=('self', 'self')), 'order'),
+    (dict(order=('cross', 'mlp')), 'needs kv'),
+    (dict(norm_placement='both'), 'norm_placement'),
+    (dict(rotary_site='v'), 'rotary_site'),
+  ):
+    with pytest.raises(ValueError, match=match):
+      shapes(transformer.Block(**BLOCK | options), x)
+
+
+def test_drop_path_drops_whole_rows_and_keeps_the_mean(normal):
+  x = normal(4000, 2, 3)
+  rngs = {'dropout': jax.random.key(1)}
+  for rescale in (True, False):
+    path = transformer.DropPath(rescale)
+    y = np.asarray(path.apply({}, x, 0.25, train=True, rngs=rngs) / x)
+    kept = y[:, :1, :1] != 0
+    value = 1 / 0.75 if rescale else 1.0
+    np.testing.assert_allclose(y, np.where(kept, value, 0) + 0 * y, rtol=1e-5)
+    assert abs(kept.mean() - 0.75) < 0.03  # 4 standard deviations
+    np.testing.assert_array_equal(path.apply({}, x, 0.25), x)
+  half = path.apply({}, x.astype(jnp.bfloat16), 0.25, train=True, rngs=rngs)
+  assert half.dtype == jnp.bfloat16
+
+
+# Stacks of three blocks.
+
+DEPTH = 3
+BLOCKS = {'vit': BLOCK, 'rvm': RVM, 'moog': MOOG}
+
+
+def make(block='rvm', **options):
+  return transformer.Transformer(
+    DEPTH, BLOCKS[block], final_norm=True, **options
+  )
+
+
+@pytest.fixture
+def stack(normal, random):
+  """stack(block): parameters in the unrolled layout, x, kv."""
+
+  def draw(block='rvm'):
+    x, kv = normal(2, 5, 12), normal(2, 4, 9)
+    return random(make(block), x, kv)['params'], x, kv
+
+  return draw
+
+
+RESULTS = {}
+
+
+@pytest.fixture
+def results(stack, jit):
+  """Values and gradients (unrolled layout) of a stack, each computed once."""
+
+  def compute(block, *, scan, remat='none', num_frozen=0):
+    key = (block, scan, remat, num_frozen)
+    if key not in RESULTS:
+      params, x, kv = stack(block)
+      module = make(block, scan=scan, remat=remat)
+
+      def loss(params, x):
+        y, hidden = module.apply(
+          {'params': params}, x, kv, return_intermediates=True,
+          num_frozen=num_frozen,
+        )  # fmt: skip
+        return jnp.sum(jnp.sin(y)) + jnp.sum(hidden[-1] ** 2), (y, hidden)
+
+      params = transformer.stack_blocks(params) if scan else params
+      grad = jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+      value, (grads, x_grad) = grad(params, x)
+      grads = transformer.unstack_blocks(grads) if scan else grads
+      RESULTS[key] = value, (grads, x_grad)
+    return RESULTS[key]
+
+  return compute
+
+
+def test_stacked_and_unrolled_layouts_convert_exactly(stack, shapes):
+  params, x, kv = stack()
+  assert set(params) == {'final_norm'} | {f'block_{i}' for i in range(DEPTH)}
+  stacked = transformer.stack_blocks({'outer': params})['outer']
+  assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(
+    jnp.shape, shapes(make(scan=True), x, kv)['params']
+  )
+  again = transformer.unstack_blocks(stacked)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  bad = dict(params)
+  del bad['block_1']
+  with pytest.raises(ValueError, match='block_0, ..., block_1'):
+    transformer.stack_blocks(bad)
+  numpy = transformer.stack_blocks(jax.tree.map(np.asarray, params))
+  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(numpy))
+
+
+def test_nested_stacks_convert():
+  leaf = lambda i, j: np.full((2,), 10 * i + j)
+  tree = {
+    f'block_{i}': {'inner': {f'block_{j}': {'w': leaf(i, j)} for j in range(3)}}
+    for i in range(2)
+  }
+  stacked = transformer.stack_blocks(tree)
+  assert stacked['blocks']['inner']['blocks']['w'].shape == (2, 3, 2)
+  jax.tree.map(
+    np.testing.assert_array_equal, transformer.unstack_blocks(stacked), tree
+  )
+
+
+def test_scanned_blocks_start_differently(normal, jit):
+  module = transformer.Transformer(
+    2, dict(num_heads=1, mlp_features=4, order=('mlp',)), scan=True
+  )
+  params = jit(module.init)(jax.random.key(0), normal(1, 1, 4))['params']
+  kernel = params['blocks']['mlp']['up']['kernel']
+  assert np.abs(kernel[0] - kernel[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  'block, num_frozen', [('rvm', 0), ('rvm', 2), ('moog', 0)]
+)
+def test_scan_equals_unrolled(results, block, num_frozen):
+  want = results(block, scan=False, num_frozen=num_frozen)
+  close(results(block, scan=True, num_frozen=num_frozen), want)
+  assert want[0][1][1].shape == (DEPTH, 2, 5, 12)
+
+
+@pytest.mark.parametrize(
+  'scan, remat, num_frozen',
+  [(True, 'full', 2), (True, 'dots', 0), (False, 'full', 0)],
+)
+def test_remat_changes_nothing(results, scan, remat, num_frozen):
+  want = results('rvm', scan=scan, num_frozen=num_frozen)
+  got = results('rvm', scan=scan, remat=remat, num_frozen=num_frozen)
+  close(got, want)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_frozen_blocks_get_exactly_zero_gradient(results, scan):
+  value, (free, free_x) = results('rvm', scan=scan)
+  held_value, (held, held_x) = results('rvm', scan=scan, num_frozen=2)
+  close(held_value, value)
+  for i in range(2):
+    assert all(not leaf.any() for leaf in jax.tree.leaves(held[f'block_{i}']))
+  # The rest is what it is without freezing.
+  close(held['block_2'], free['block_2'])
+  close(held['final_norm'], free['final_norm'])
+  assert free_x.any() and not held_x.any()
+
+
+def block_flops(rows, tokens, width, hidden):
+  """Matmul FLOPs of one ViT block; F(n) of layerlock.md 9 for every row."""
+  per_token = 4 * width**2 + 2 * width * hidden
+  return rows * (2 * tokens * per_token + 4 * tokens**2 * width)
+
+
+def dot_flops(module, params, x, **static):
+  """FLOPs of all matrix products of a gradient, loops counted in full."""
+
+  def loss(params):
+    return jnp.sum(module.apply({'params': params}, x, **static) ** 2)
+
+  def count(jaxpr):
+    total = 0
+    for eqn in jaxpr.eqns:
+      if eqn.primitive.name == 'dot_general':
+        (contract, _), _ = eqn.params['dimension_numbers']
+        shape = eqn.invars[0].aval.shape
+        inner = int(np.prod([shape[axis] for axis in contract]))
+        total += 2 * inner * int(np.prod(eqn.outvars[0].aval.shape))
+      repeat = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
+      for sub in extend.core.jaxprs_in_params(eqn.params):
+        total += repeat * count(sub)
+    return total
+
+  return count(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+
+
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+@pytest.mark.parametrize('scan', [False, True])
+def test_backward_pass_of_frozen_blocks_is_gone(normal, random, scan, remat):
+  module = make('vit', scan=scan, remat=remat)
+  x = normal(2, 5, 12)
+  params = random(module, x)['params']
+  forward = block_flops(2, 5, 12, 20)
+  again = {
+    'none': 0,
+    'dots': 2 * 2 * (2 * 5 * 5 * 12),  # q k and weights v
+    'full': forward - 2 * 10 * 20 * 12,  # the last product is not needed again
+  }[remat]
+  for k in (0, 1, 2):
+    got = dot_flops(module, params, x, num_frozen=k)
+    # The first trained block costs as much as the others: its norm needs the
+    # gradients of the projections' input (layerlock.md 9).
+    assert got == DEPTH * forward + (DEPTH - k) * (2 * forward + again), k
+
+
+def test_compiled_flops_fall_with_frozen_blocks(normal, random, jit):
+  module = make('vit')
+  x = normal(4, 16, 12)
+  params = random(module, x)['params']
+
+  def flops(num_frozen):
+    def loss(params):
+      y = module.apply({'params': params}, x, num_frozen=num_frozen)
+      return jnp.sum(y**2)
+
+    compiled = jit(jax.grad(loss)).lower(params).compile()
+    return compiled.cost_analysis()['flops']
+
+  ratio = flops(2) / flops(0)
+  # 3 forward and 1 of 3 backward passes of twice that: 5 / 9, and small work.
+  assert 0.5 < ratio < 0.62, ratio
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_ranges_of_blocks_compose(stack, run, scan):
+  params, x, kv = stack()
+  params = {'params': transformer.stack_blocks(params) if scan else params}
+  module = make(scan=scan)
+  want, hidden = run(module, params, x, kv, return_intermediates=True)
+  first = run(module, params, x, kv, stop=2)
+  close(first, hidden[1])
+  got, rest = run(module, params, first, kv, start=2, return_intermediates=True)
+  close((got, rest), (want, hidden[2:]))
+  close(run(module, params, x, kv, stop=1, num_frozen=3), hidden[0])
+  empty, none = run(module, params, x, kv, stop=0, return_intermediates=True)
+  close(empty, x)
+  assert none.shape == (0, 2, 5, 12)
+  with pytest.raises(ValueError, match='start=2 and stop=1'):
+    run(module, params, x, kv, start=2, stop=1)
+  with pytest.raises(ValueError, match='num_frozen'):
+    run(module, params, x, kv, num_frozen=5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_every_block_is_initialised_whatever_the_range(normal, shapes, scan):
+  x, kv = normal(2, 5, 12), normal(2, 4, 9)
+  part = shapes(make(scan=scan), x, kv, start=1, stop=2, num_frozen=2)
+  assert part == shapes(make(scan=scan), x, kv)
+
+
+def test_masks_reach_both_attentions(stack, run):
+  params, x, kv = stack()
+  params = {'params': transformer.stack_blocks(params)}
+  mask = jnp.array([True, True, True, False, True])
+  cross = jnp.array([True, False, True, True])
+  module = make(scan=True)
+  got = run(module, params, x, kv, mask=mask, cross_mask=cross)
+  changed = x.at[:, 3].add(1.0), kv.at[:, 1].add(1.0)
+  moved = run(module, params, *changed, mask=mask, cross_mask=cross)
+  close(got[:, np.asarray(mask)], moved[:, np.asarray(mask)])
+  assert np.abs(got - run(module, params, x, kv)).max() > 1e-2
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_weights_of_all_blocks_can_be_captured(stack, run, scan):
+  params, x, kv = stack()
+  params = {'params': transformer.stack_blocks(params) if scan else params}
+  _, sown = run(make(scan=scan), params, x, kv, mutable=['intermediates'])
+  sown = sown['intermediates']
+  if not scan:
+    sown = transformer.stack_blocks(sown)
+  weights = sown['blocks']['cross_attention']['weights'][0]
+  assert weights.shape == (DEPTH, 2, 3, 5, 4)
+  np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_dropout_and_drop_path_act_in_training_only(stack, run, scan):
+  params, x, kv = stack()
+  params = {'params': transformer.stack_blocks(params) if scan else params}
+  module = transformer.Transformer(
+    DEPTH, dict(RVM, dropout=0.3), drop_path=0.5, remat='full', scan=scan,
+    final_norm=True,
+  )  # fmt: skip
+  close(run(module, params, x, kv), run(make(scan=scan), params, x, kv))
+  draw = lambda seed: run(
+    module, params, x, kv, train=True, rngs={'dropout': jax.random.key(seed)}
+  )
+  one = draw(1)
+  np.testing.assert_array_equal(one, draw(1))
+  assert np.abs(one - draw(2)).max() > 1e-2
+  assert np.isfinite(one).all()
+
+
+def test_drop_path_grows_with_depth(normal, random, run):
+  block = dict(num_heads=1, mlp_features=4, order=('mlp',))
+  module = transformer.Transformer(3, block, drop_path=0.8, scan=True)
+  x = normal(2000, 1, 4)
+  _, hidden = run(
+    module, random(module, x), x, return_intermediates=True, train=True,
+    rngs={'dropout': jax.random.key(1)},
+  )  # fmt: skip
+  before = np.concatenate([x[None], hidden[:-1]])
+  dropped = (before == np.asarray(hidden)).all((-1, -2)).mean(-1)
+  np.testing.assert_allclose(dropped, [0, 0.4, 0.8], atol=0.05)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('stream', ['bfloat16', 'float32'])
+def test_stream_keeps_its_dtype(results, stack, run, stream, scan):
+  params, x, kv = stack()
+  params = {'params': transformer.stack_blocks(params) if scan else params}
+  y, hidden = run(
+    make(scan=scan, dtype=jnp.bfloat16), params, x.astype(stream), kv,
+    return_intermediates=True,
+  )  # fmt: skip
+  assert hidden.dtype == jnp.dtype(stream) and y.dtype == jnp.bfloat16
+  want = results('rvm', scan=True)[0][1][0]
+  np.testing.assert_allclose(y.astype(jnp.float32), want, atol=0.15)

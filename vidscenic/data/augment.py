@@ -1,0 +1,370 @@
+"""Crop, resize and flip a clip with all of its labels, on the host.
+
+Every operation is a `windows.Window`, and `apply` moves each kind of label with
+it once. Fields and their conventions (one clip, no batch axis; T frames, N
+tracks, K boxes):
+
+  video            uint8[T, H, W, 3]
+  query_points     float32[N, 3]     (t, y, x), raster pixels
+  target_points    float32[N, T, 2]  (x, y), raster pixels
+  occluded         bool[N, T]        True also outside the picture
+  boxes            float32[T, K, 4]  (ymin, xmin, ymax, xmax) in [0, 1]
+  boxes_mask       bool[T, K]
+  depth            float32[T, H, W, 1], depth_mask bool: nearest pixel
+  segmentations    uint8[T, H, W, 1]: nearest pixel
+  forward_flow, backward_flow   float32[T, H, W, 2] (dx, dy) in pixels: nearest
+    pixel, scaled with the picture
+  flow_mask, backward_flow_mask   bool[T, H, W] or [T, H, W, 1]
+  intrinsics       float32[4] or [T, 4]: fx / W, fy / H, cx / W, cy / H
+  cam_from_world   float32[T, 4, 4]
+
+A flip mirrors the world: x -> -x in the world and in the camera, so the pose
+stays a rotation, focal lengths stay positive, and a mirrored world point
+projects onto the mirrored pixel. Other fields pass through.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vidscenic.data import resize as resizing
+from vidscenic.data import windows
+
+Clip = dict[str, Any]
+
+_FLOW_MASKS = {
+  'forward_flow': 'flow_mask',
+  'backward_flow': 'backward_flow_mask',
+}
+_MASKS = {'depth': 'depth_mask', **_FLOW_MASKS}
+_DENSE = ('depth', 'segmentations', *_FLOW_MASKS)
+# diag(-1, 1, 1, 1): the mirror of world and camera coordinates.
+_MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
+# Fields that `apply` moves; with several views they carry a leading view axis.
+MOVED = (
+  'video',
+  'query_points',
+  'target_points',
+  'occluded',
+  'boxes',
+  'boxes_mask',
+  *_DENSE,
+  *_MASKS.values(),
+  'intrinsics',
+  'cam_from_world',
+)
+
+
+def apply(
+  clip: Mapping[str, Any], window: windows.Window, *, method: str
+) -> Clip:
+  """Moves the video and every label of a clip through a window.
+
+  Args:
+    clip: fields of the module docstring, each optional.
+    window: for the size of this clip's pictures.
+    method: one of `resize.METHODS`, for the video.
+
+  Returns:
+    A new dict. Points that leave the picture become occluded, boxes that leave
+    it are masked; padding is black, background, and masked for depth and flow.
+
+  Raises:
+    ValueError: the window belongs to another picture size.
+  """
+  out = move_labels(clip, window)
+  if 'video' in clip:
+    out['video'] = _move_video(clip['video'], window, method)
+  return out
+
+
+def move_labels(clip: Mapping[str, Any], window: windows.Window) -> Clip:
+  """`apply` for everything but the video, which passes through."""
+  for name in _DENSE:
+    if name in clip and clip[name].shape[1:3] != window.source:
+      raise ValueError(
+        f'{name} has pictures of {clip[name].shape[1:3]}, expected '
+        f'{window.source}'
+      )
+  out = dict(clip)
+  _move_points(out, window)
+  _move_boxes(out, window)
+  _move_dense(out, window)
+  _move_camera(out, window)
+  return out
+
+
+def crop(
+  clip: Mapping[str, Any], *, top: int, left: int, height: int, width: int
+) -> Clip:
+  """Cuts a rectangle of pixels; parts beyond the picture are padding."""
+  window = windows.part(
+    picture_size(clip), top=top, left=left, height=height, width=width
+  )
+  return apply(clip, window, method='nearest')
+
+
+def pad(
+  clip: Mapping[str, Any], *, top: int, bottom: int, left: int, right: int
+) -> Clip:
+  """Adds that many rows and columns of padding, each >= 0."""
+  height, width = picture_size(clip)
+  return crop(
+    clip,
+    top=-top,
+    left=-left,
+    height=height + top + bottom,
+    width=width + left + right,
+  )
+
+
+def resize(
+  clip: Mapping[str, Any],
+  *,
+  size: windows.Size,
+  method: str = 'fast_bilinear',
+) -> Clip:
+  """Resizes to (height, width), whatever that does to the aspect ratio."""
+  window = windows.whole(picture_size(clip), tuple(size))
+  return apply(clip, window, method=method)
+
+
+def resize_smallest(
+  clip: Mapping[str, Any],
+  *,
+  short_side: int,
+  method: str = 'fast_bilinear',
+) -> Clip:
+  """Resizes the short side to `short_side` pixels, rounding as DMVR does.
+
+  DMVR itself: method='bilinear_no_antialias'.
+  """
+  size = windows.smallest(picture_size(clip), short_side)
+  return resize(clip, size=size, method=method)
+
+
+def flip(clip: Mapping[str, Any]) -> Clip:
+  """Mirrors left and right."""
+  window = windows.whole(picture_size(clip), flip=True)
+  return apply(clip, window, method='nearest')
+
+
+def scale_jitter(
+  clip: Mapping[str, Any],
+  rng: np.random.Generator,
+  *,
+  scales: tuple[float, float] = (0.8, 1.2),
+  prob: float = 0.8,
+  method: str = 'fast_bilinear',
+) -> Clip:
+  """With probability `prob` resizes height and width by independent factors."""
+  size = windows.jittered(rng, picture_size(clip), scales=scales, prob=prob)
+  return resize(clip, size=size, method=method)
+
+
+def random_resized_crop(
+  clip: Mapping[str, Any],
+  rng: np.random.Generator,
+  *,
+  size: windows.Size,
+  area: tuple[float, float] = (0.3, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  method: str = 'fast_bilinear',
+) -> Clip:
+  """Cuts a random area and aspect ratio and resizes it to `size`."""
+  window = windows.random_resized(
+    rng, picture_size(clip), tuple(size), area=area, aspect=aspect
+  )
+  return apply(clip, window, method=method)
+
+
+def picture_size(clip: Mapping[str, Any]) -> windows.Size:
+  """(height, width) of the clip's pictures.
+
+  Raises:
+    ValueError: no field holds pictures.
+  """
+  for name in ('video', *_DENSE):
+    if name in clip:
+      return tuple(clip[name].shape[1:3])
+  raise ValueError(f'no pictures among the fields {sorted(clip)}')
+
+
+def redraw_queries(clip: Mapping[str, Any], rng: np.random.Generator) -> Clip:
+  """Replaces queries outside the picture by visible points of their tracks.
+
+  After a crop, or after frames were dropped (t = NaN), a query may have nothing
+  to look at. It moves to a uniformly drawn frame in which its track is visible,
+  at the track's position there. N numbers are drawn from rng in any case, so
+  what is drawn later does not depend on the crop.
+
+  Args:
+    clip: with query_points, picture fields, and target_points and occluded
+      (without these two nothing can be redrawn). Where its query_mask is False
+      already, the query counts as lost.
+    rng: numpy generator.
+
+  Returns:
+    The clip with query_points inside the picture, and query_mask bool[N]: False
+    where the track is never visible. Such queries are clamped into the picture,
+    at frame 0 if theirs was dropped, and all their targets are occluded.
+  """
+  if 'query_points' not in clip:
+    return dict(clip)
+  height, width = picture_size(clip)
+  queries = np.array(clip['query_points'])
+  t, y, x = queries.T
+  lost = ~_inside(y, x, height, width) | np.isnan(t)
+  draws = rng.random(len(queries))
+  lost |= ~np.asarray(clip.get('query_mask', True))
+  mask = ~lost
+  if 'target_points' in clip and 'occluded' in clip:
+    visible = ~clip['occluded']
+    counts = visible.sum(1)
+    found = lost & (counts > 0)
+    # The k-th visible frame of each track, k uniform.
+    k = (draws * counts).astype(np.int64)
+    frame = np.argmax(np.cumsum(visible, axis=1) > k[:, None], axis=1)
+    point = np.take_along_axis(
+      clip['target_points'], frame[:, None, None], axis=1
+    )[:, 0]
+    drawn = np.stack([frame, point[:, 1], point[:, 0]], axis=-1)
+    queries = np.where(found[:, None], drawn, queries)
+    mask |= found
+  queries[:, 0] = np.nan_to_num(queries[:, 0])
+  queries[:, 1] = np.clip(queries[:, 1], 0, height)
+  queries[:, 2] = np.clip(queries[:, 2], 0, width)
+  return {
+    **clip,
+    'query_points': queries.astype(np.float32),
+    'query_mask': mask,
+  }
+
+
+def _move_video(video, window, method):
+  if video.shape[1:3] != window.source:
+    raise ValueError(
+      f'video has pictures of {video.shape[1:3]}, expected {window.source}'
+    )
+  top, left, height, width = window.box
+  video = video[:, top : top + height, left : left + width]
+  video = resizing.resize_frames(video, window.scaled, method=method)
+  rows, into_rows = _overlap(window.offset[0], window.size[0], window.scaled[0])
+  columns, into_columns = _overlap(
+    window.offset[1], window.size[1], window.scaled[1]
+  )
+  out = video[:, rows, columns]
+  if out.shape[1:3] != window.size:
+    cut = out
+    out = np.zeros((len(video), *window.size, 3), video.dtype)
+    out[:, into_rows, into_columns] = cut
+  return np.ascontiguousarray(out[:, :, ::-1] if window.flip else out)
+
+
+def _overlap(offset, size, scaled):
+  """Slices of the resized axis and of the output axis that coincide."""
+  low, high = max(offset, 0), min(offset + size, scaled)
+  high = max(low, high)
+  return slice(low, high), slice(low - offset, high - offset)
+
+
+def _inside(y, x, height, width):
+  """Closed on both sides, so that a flip changes nothing."""
+  return (y >= 0) & (y <= height) & (x >= 0) & (x <= width)
+
+
+def _move_points(clip, window):
+  if 'query_points' in clip:
+    queries = np.array(clip['query_points'], np.float32)
+    queries[..., 1] = window.map_y(queries[..., 1])
+    queries[..., 2] = window.map_x(queries[..., 2])
+    clip['query_points'] = queries
+  if 'target_points' in clip:
+    targets = np.array(clip['target_points'], np.float32)
+    targets[..., 0] = window.map_x(targets[..., 0])
+    targets[..., 1] = window.map_y(targets[..., 1])
+    clip['target_points'] = targets
+    if 'occluded' in clip:
+      inside = _inside(targets[..., 1], targets[..., 0], *window.size)
+      clip['occluded'] = clip['occluded'] | ~inside
+
+
+def _move_boxes(clip, window):
+  if 'boxes' not in clip:
+    return
+  height, width = window.source
+  ymin, xmin, ymax, xmax = np.moveaxis(
+    np.asarray(clip['boxes'], np.float64), -1, 0
+  )
+  ymin, ymax = (window.map_y(y * height) for y in (ymin, ymax))
+  xmin, xmax = (window.map_x(x * width) for x in (xmin, xmax))
+  if window.flip:
+    xmin, xmax = xmax, xmin
+  boxes = np.stack(
+    [
+      np.clip(ymin / window.size[0], 0, 1),
+      np.clip(xmin / window.size[1], 0, 1),
+      np.clip(ymax / window.size[0], 0, 1),
+      np.clip(xmax / window.size[1], 0, 1),
+    ],
+    axis=-1,
+  )
+  mask = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+  mask &= clip.get('boxes_mask', True)
+  clip['boxes'] = (boxes * mask[..., None]).astype(np.float32)
+  clip['boxes_mask'] = mask
+
+
+def _move_dense(clip, window):
+  names = [n for n in (*_DENSE, *_MASKS.values()) if n in clip]
+  if not names:
+    return
+  rows, columns, inside = window.pixels()
+  for name in names:
+    values = clip[name][:, rows[:, None], columns]
+    if name in _FLOW_MASKS:
+      sign = -1 if window.flip else 1
+      factor = [sign * window.scale[1], window.scale[0]]
+      values = values * np.array(factor, values.dtype)
+    if not inside.all():
+      values[:, ~inside] = 0
+    clip[name] = values
+  for name, mask in _MASKS.items():
+    if name not in clip:
+      continue
+    if mask not in clip and not inside.all():
+      clip[mask] = np.broadcast_to(inside, clip[name].shape[:3]).copy()
+    if mask in clip and name in _FLOW_MASKS:
+      _mask_leaving_flow(clip, name, mask)
+
+
+def _mask_leaving_flow(clip, name, mask):
+  """flow_mask says that the target is seen: not so outside the picture."""
+  flow = clip[name]
+  height, width = flow.shape[1:3]
+  y = np.arange(height)[:, None] + 0.5 + flow[..., 1]
+  x = np.arange(width) + 0.5 + flow[..., 0]
+  kept = _inside(y, x, height, width).reshape(clip[mask].shape)
+  clip[mask] = clip[mask] & kept
+
+
+def _move_camera(clip, window):
+  if 'intrinsics' in clip:
+    fx, fy, cx, cy = np.moveaxis(
+      np.asarray(clip['intrinsics'], np.float64), -1, 0
+    )
+    height, width = window.source
+    clip['intrinsics'] = np.stack(
+      [
+        fx * width * window.scale[1] / window.size[1],
+        fy * height * window.scale[0] / window.size[0],
+        window.map_x(cx * width) / window.size[1],
+        window.map_y(cy * height) / window.size[0],
+      ],
+      axis=-1,
+    ).astype(np.float32)
+  if window.flip and 'cam_from_world' in clip:
+    pose = np.asarray(clip['cam_from_world'])
+    mirror = _MIRROR.astype(pose.dtype)
+    clip['cam_from_world'] = mirror[:, None] * pose * mirror

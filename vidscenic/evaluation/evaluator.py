@@ -1,0 +1,189 @@
+"""Evaluators: figures and pictures of a state on held-out data.
+
+An evaluator is built as `Evaluator(task, mesh, **kwargs)` and answers
+`run(state, step) -> (scalars, media)`. Padded rows carry mask False and count
+nothing, so a figure does not depend on the batch size, nor on how many
+processes share the work.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vidscenic import task as task_lib
+from vidscenic.data import device, pipeline
+from vidscenic.train import sharding
+
+Figures = tuple[dict[str, float], dict[str, np.ndarray]]
+
+
+class Evaluator:
+  """Base class: batches of an evaluation set, and how to run on them.
+
+  Attributes:
+    task: the experiment's task.
+    mesh: all devices.
+    data: a finalized data spec.
+    batch_size: rows of a global batch, rounded up to fit the devices.
+    limit: number of examples; 0: all.
+  """
+
+  def __init__(
+    self,
+    task: task_lib.Task,
+    mesh: Mesh,
+    *,
+    data: Mapping[str, Any],
+    batch_size: int = 8,
+    limit: int = 0,
+  ):
+    """See the class; nothing is read before the first run."""
+    self.task = task
+    self.mesh = mesh
+    self.data = data
+    shards = sharding.num_batch_shards(mesh) * max(data['repeats'], 1)
+    self.batch_size = -(-batch_size // shards) * shards
+    self.limit = limit
+    self._sharding = sharding.batch_sharding(mesh)
+    self._programs: dict[Hashable, Any] = {}
+
+  def protocol(self) -> str:
+    """One line that says what is measured, on what."""
+    source = self.data['source'].split(':')[-1]
+    kwargs = ', '.join(
+      f'{k}={v!r}' for k, v in self.data['source_kwargs'].items()
+    )
+    how_many = f'the first {self.limit}' if self.limit else 'all'
+    return f'{self.measures()}; {how_many} examples of {source}({kwargs})'
+
+  def measures(self) -> str:
+    """The part of the protocol that names the figures."""
+    return type(self).__name__
+
+  def run(self, state: Any, step: int) -> Figures:
+    """Evaluates a `TrainState` after `step` updates.
+
+    Returns:
+      ({name: figure}, {name: uint8[H, W, 3] picture or uint8[T, H, W, 3]}),
+      the same on every process.
+    """
+    raise TypeError(f'{type(self).__name__} does not say how to run')
+
+  def batches(self):
+    """Yields (batch on this process, its number) in a fixed order."""
+    rows = device.local_rows(self.batch_size, self._sharding)
+    iterator = pipeline.make_eval_iter(
+      self.data, batch_size=self.batch_size, rows=rows, limit=self.limit
+    )
+    try:
+      for number, batch in enumerate(iterator):
+        yield batch, number
+    finally:
+      iterator.close()
+
+  def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Puts the rows of this process on its devices."""
+    return device.to_global(batch, self._sharding, self.batch_size)
+
+  def context(self, state: Any, number: Any) -> task_lib.StepContext:
+    """Context of evaluation batch `number`: every example has its own row.
+
+    So random draws of a loss (masks, say) are the same in every evaluation.
+    """
+    start = jnp.asarray(number, jnp.int32) * self.batch_size
+    return task_lib.StepContext(
+      step=state.step,
+      rng=jax.random.key(0),
+      rows=start + jnp.arange(self.batch_size, dtype=jnp.int32),
+      train=False,
+      scheduled={},
+      ema_params=state.ema_params,
+    )
+
+  def add_up(
+    self, fn: Callable, state: Any, *, key: Hashable = None
+  ) -> dict[str, float]:
+    """Adds (sum, count) pairs over all batches and divides at the end.
+
+    Args:
+      fn: fn(params, model_state, batch, context) -> {name: (sum, count)}.
+      state: the TrainState.
+      key: compiled once per key, whatever `fn` is.
+
+    Returns:
+      {name: sum / count}, without names that counted nothing.
+    """
+    if key not in self._programs:
+
+      def program(weights, batch, number):
+        context = self.context(weights, number)
+        return fn(weights.params, weights.model_state, batch, context)
+
+      self._programs[key] = jax.jit(
+        program, out_shardings=sharding.replicated(self.mesh)
+      )
+    weights = state._replace(opt_state=())
+    totals: dict[str, np.ndarray] = {}
+    for batch, number in self.batches():
+      pairs = self._programs[key](weights, self.place(batch), number)
+      for name, pair in jax.device_get(pairs).items():
+        pair = np.asarray(pair, np.float64)
+        totals[name] = totals.get(name, 0.0) + pair
+    return {k: float(s / n) for k, (s, n) in totals.items() if n}
+
+
+class MeanLoss(Evaluator):
+  """The task's loss and metrics over held-out examples."""
+
+  def __init__(
+    self,
+    task: task_lib.Task,
+    mesh: Mesh,
+    *,
+    scheduled: Mapping[str, float] | None = None,
+    **kwargs,
+  ):
+    """Takes the arguments of `Evaluator`, and one more.
+
+    Args:
+      task: the experiment's task.
+      mesh: all devices.
+      scheduled: values of `config.schedules` that the loss asks for.
+      **kwargs: of `Evaluator`.
+    """
+    super().__init__(task, mesh, **kwargs)
+    self._scheduled = dict(scheduled or {})
+
+  def measures(self) -> str:
+    return "mean of the task's loss and metrics"
+
+  def run(self, state: Any, step: int) -> Figures:
+    # The phase of the last update, so that the figures go with its loss.
+    phase = self.task.phase(max(int(step) - 1, 0))
+
+    def loss(params, model_state, batch, context):
+      context = context._replace(
+        phase=phase,
+        scheduled={k: jnp.float32(v) for k, v in self._scheduled.items()},
+      )
+      out = self.task.loss(params, model_state, batch, context)
+      pairs = dict(out.metrics)
+      for name, (total, weight, scale) in out.terms.items():
+        pairs[f'loss_{name}'] = (total, weight)
+        pairs[f'{_SCALE}{name}'] = (scale, 1.0)
+      return pairs
+
+    means = self.add_up(loss, state, key=phase)
+    scales = {k: means.pop(k) for k in list(means) if k.startswith(_SCALE)}
+    means['loss'] = sum(
+      scale * means.get(f'loss_{name.removeprefix(_SCALE)}', 0.0)
+      for name, scale in scales.items()
+    )
+    return means, {}
+
+
+_SCALE = 'scale of '

@@ -1,0 +1,97 @@
+"""Pictures of what a model does: clips that a task predicts, side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vidscenic.evaluation import evaluator
+from vidscenic.ops import video as video_ops
+from vidscenic.train import sharding
+from vidscenic.viz import images
+
+
+class Clips(evaluator.Evaluator):
+  """Draws the clips that `Task.predict` returns for the first examples.
+
+  Media: `frames`, a picture with one block per example, in it one row per
+  field and one column per frame; `clips`, the same as a video.
+  """
+
+  def __init__(
+    self,
+    task: Any,
+    mesh: Any,
+    *,
+    fields: Sequence[str],
+    count: int = 4,
+    max_columns: int = 8,
+    value_range: str = 'signed',
+    **kwargs,
+  ):
+    """Takes the arguments of `Evaluator`, and more.
+
+    Args:
+      task: the experiment's task.
+      mesh: all devices.
+      fields: predictions to show, each float[B, T, H, W, 3], top row first.
+      count: examples.
+      max_columns: frames in the picture, evenly spaced.
+      value_range: of the fields: 'signed' [-1, 1] or 'unit' [0, 1].
+      **kwargs: of `Evaluator`, but for batch_size and limit.
+    """
+    kwargs |= {'batch_size': count, 'limit': count}
+    super().__init__(task, mesh, **kwargs)
+    self._fields = tuple(fields)
+    self._count = count
+    self._columns = max_columns
+    self._range = value_range
+    self._predict = jax.jit(
+      self._program, out_shardings=sharding.replicated(mesh)
+    )
+
+  def measures(self) -> str:
+    return f'pictures of {", ".join(self._fields)}'
+
+  def _program(self, state, batch, number):
+    context = self.context(state, number)
+    outputs, _ = self.task.predict(
+      state.params, state.model_state, batch, context
+    )
+    missing = [name for name in self._fields if name not in outputs]
+    if missing:
+      raise ValueError(
+        f'fields={missing} are no predictions of {type(self.task).__name__}; '
+        f'there are {sorted(outputs)}'
+      )
+    return {
+      name: video_ops.denormalize(outputs[name], self._range)
+      for name in self._fields
+    }
+
+  def run(self, state: Any, step: int) -> evaluator.Figures:
+    del step
+    weights = state._replace(opt_state=())
+    for batch, number in self.batches():
+      clips = self._predict(weights, self.place(batch), number)
+      clips = {k: np.asarray(v)[: self._count] for k, v in clips.items()}
+      return {}, self._draw(clips)
+    return {}, {}
+
+  def _draw(self, clips):
+    examples = len(next(iter(clips.values())))
+    blocks, videos = [], []
+    for i in range(examples):
+      rows = [
+        images.label(images.strip(clip[i], self._columns), name)
+        for name, clip in clips.items()
+      ]
+      blocks.append(images.grid(rows, columns=1))
+      frames = zip(*(clip[i] for clip in clips.values()), strict=True)
+      videos.append([images.grid(list(f), columns=len(f)) for f in frames])
+    video = [images.grid(list(f), columns=1) for f in zip(*videos, strict=True)]
+    return {
+      'frames': images.grid(blocks, columns=1, pad=6),
+      'clips': np.stack(video),
+    }
