@@ -344,8 +344,9 @@ def test_backward_pass_of_frozen_blocks_is_gone(normal, random, scan, remat):
 
 
 def test_compiled_flops_fall_with_frozen_blocks(normal, random, jit):
-  module = make('vit')
-  x = normal(4, 16, 12)
+  # Wide enough for the matrix products to dominate.
+  module = transformer.Transformer(DEPTH, dict(num_heads=3, mlp_features=192))
+  x = normal(1, 8, 48)
   params = random(module, x)['params']
 
   def flops(num_frozen):
@@ -415,16 +416,17 @@ def test_weights_of_all_blocks_can_be_captured(stack, run, scan):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_dropout_and_drop_path_act_in_training_only(stack, run, scan):
-  params, x, kv = stack()
+def test_dropout_and_drop_path_act_in_training_only(stack, run, jit, scan):
+  params, x, _ = stack('vit')
   params = {'params': transformer.stack_blocks(params) if scan else params}
   module = transformer.Transformer(
-    DEPTH, dict(RVM, dropout=0.3), drop_path=0.5, remat='full', scan=scan,
-    final_norm=True,
-  )  # fmt: skip
-  close(run(module, params, x, kv), run(make(scan=scan), params, x, kv))
-  draw = lambda seed: run(
-    module, params, x, kv, train=True, rngs={'dropout': jax.random.key(seed)}
+    DEPTH, dict(BLOCK, dropout=0.3), drop_path=0.5, scan=scan, final_norm=True
+  )
+  close(run(module, params, x), run(make('vit', scan=scan), params, x))
+  draw = jit(
+    lambda seed: module.apply(
+      params, x, train=True, rngs={'dropout': jax.random.key(seed)}
+    )
   )
   one = draw(1)
   np.testing.assert_array_equal(one, draw(1))

@@ -12,7 +12,6 @@ cutmix = jax.jit(augment.cutmix)
 cutmix_boxes = jax.jit(augment.cutmix_boxes, static_argnames='size')
 mixup = jax.jit(augment.mixup, static_argnames='alpha')
 row_keys = jax.jit(masking.row_keys)
-beta_ratios = jax.jit(augment.beta_ratios, static_argnames='alpha')
 rgb_to_hsv = jax.jit(augment.rgb_to_hsv)
 hsv_to_rgb = jax.jit(augment.hsv_to_rgb)
 adjust_brightness = jax.jit(augment.adjust_brightness)
@@ -195,12 +194,12 @@ def test_augmentation_refuses_bytes_and_missing_keys():
 
 
 def test_noise_has_the_asked_deviation_and_is_new_in_every_frame():
-  video = np.full((2, 3, 30, 40, 3), 0.5, np.float32)
+  video = np.full((2, 3, 16, 20, 3), 0.5, np.float32)
   got = np.asarray(
     gaussian_noise(keys_for([0, 1]), video, std=np.array([0.1, 0.02]))
   )
   np.testing.assert_allclose(
-    (got - 0.5).std((1, 2, 3, 4)), [0.1, 0.02], rtol=0.03
+    (got - 0.5).std((1, 2, 3, 4)), [0.1, 0.02], rtol=0.06
   )
   a, b = got[0, 0].ravel() - 0.5, got[0, 1].ravel() - 0.5
   assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
@@ -211,24 +210,21 @@ def test_noise_has_the_asked_deviation_and_is_new_in_every_frame():
 
 
 def test_mixup_by_hand_and_label_mass_one():
-  inputs, labels = (
-    clip(4, 2, 3, 3, 1),
-    np.eye(5, dtype=np.float32)[[0, 3, 3, 1]],
+  rows = 2000
+  inputs = clip(rows, 1, 2, 1)
+  labels = np.eye(3, dtype=np.float32)[[0] * 1000 + [2] * 1000]
+  x, y = map(
+    np.asarray, mixup(keys_for(range(rows)), inputs, labels, alpha=0.4)
   )
-  keys = keys_for(range(4))
-  x, y = mixup(keys, inputs, labels, alpha=0.4)
-  ratio = np.asarray(beta_ratios(keys_for(range(2000)), alpha=0.4))
-  assert abs(ratio.mean() - 1 / 2) < 5 * np.sqrt(0.139 / 2000)
-  assert abs(ratio.var() - 1 / (4 * (2 * 0.4 + 1))) < 0.015
-  for b in range(4):
-    r = ratio[b]
-    np.testing.assert_allclose(
-      x[b], r * inputs[b] + (1 - r) * inputs[3 - b], atol=1e-6
-    )
-    np.testing.assert_allclose(
-      y[b], r * labels[b] + (1 - r) * labels[3 - b], atol=1e-6
-    )
+  # The mirror row has the other class, so the labels tell the ratios.
+  ratio = np.where(labels[:, 0] == 1, y[:, 0], y[:, 2])
+  np.testing.assert_array_equal(y[:, 1], 0)
   np.testing.assert_allclose(y.sum(-1), 1, atol=1e-6)
+  r = ratio[:, None, None, None]
+  np.testing.assert_allclose(x, r * inputs + (1 - r) * inputs[::-1], atol=1e-6)
+  assert ratio.min() >= 0 and ratio.max() <= 1
+  assert abs(ratio.mean() - 1 / 2) < 5 * np.sqrt(0.139 / rows)
+  assert abs(ratio.var() - 1 / (4 * (2 * 0.4 + 1))) < 0.015
 
 
 def test_one_key_mixes_the_whole_batch_alike():

@@ -83,7 +83,10 @@ class Regression(task.Task):
         'mse': (*squares, 1.0),
         'mae': (jnp.sum(some * jnp.abs(error)), some.sum(), 0.5),
       },
-      {'mse': squares, 'index': (jnp.sum(batch['index'] * ctx.rows), every.sum())},
+      {
+        'mse': squares,
+        'index': (jnp.sum(batch['index'] * ctx.rows), every.sum()),
+      },
       model_state,
     )
 

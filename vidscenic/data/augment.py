@@ -10,11 +10,12 @@ tracks, K boxes):
   occluded         bool[N, T]        True also outside the picture
   boxes            float32[T, K, 4]  (ymin, xmin, ymax, xmax) in [0, 1]
   boxes_mask       bool[T, K]
-  depth            float32[T, H, W, 1], depth_mask bool: nearest pixel
+  box_pixels       int32[T, K]       stays a count of source pixels
+  depth            float32[T, H, W, 1], depth_mask bool[T, H, W, 1]: nearest
   segmentations    uint8[T, H, W, 1]: nearest pixel
   forward_flow, backward_flow   float32[T, H, W, 2] (dx, dy) in pixels: nearest
     pixel, scaled with the picture
-  flow_mask, backward_flow_mask   bool[T, H, W] or [T, H, W, 1]
+  flow_mask, backward_flow_mask   bool[T, H, W]
   intrinsics       float32[4] or [T, 4]: fx / W, fy / H, cx / W, cy / H
   cam_from_world   float32[T, 4, 4]
 
@@ -33,12 +34,13 @@ from vidscenic.data import windows
 
 Clip = dict[str, Any]
 
-_FLOW_MASKS = {
+# Each flow field and the mask of its valid pixels.
+FLOW_MASKS = {
   'forward_flow': 'flow_mask',
   'backward_flow': 'backward_flow_mask',
 }
-_MASKS = {'depth': 'depth_mask', **_FLOW_MASKS}
-_DENSE = ('depth', 'segmentations', *_FLOW_MASKS)
+_MASKS = {'depth': 'depth_mask', **FLOW_MASKS}
+_DENSE = ('depth', 'segmentations', *FLOW_MASKS)
 # diag(-1, 1, 1, 1): the mirror of world and camera coordinates.
 _MIRROR = np.array([-1.0, 1.0, 1.0, 1.0])
 # Fields that `apply` moves; with several views they carry a leading view axis.
@@ -49,6 +51,7 @@ MOVED = (
   'occluded',
   'boxes',
   'boxes_mask',
+  'box_pixels',
   *_DENSE,
   *_MASKS.values(),
   'intrinsics',
@@ -314,6 +317,8 @@ def _move_boxes(clip, window):
   mask &= clip.get('boxes_mask', True)
   clip['boxes'] = (boxes * mask[..., None]).astype(np.float32)
   clip['boxes_mask'] = mask
+  if 'box_pixels' in clip:
+    clip['box_pixels'] = clip['box_pixels'] * mask
 
 
 def _move_dense(clip, window):
@@ -323,30 +328,30 @@ def _move_dense(clip, window):
   rows, columns, inside = window.pixels()
   for name in names:
     values = clip[name][:, rows[:, None], columns]
-    if name in _FLOW_MASKS:
+    if name in FLOW_MASKS:
       sign = -1 if window.flip else 1
       factor = [sign * window.scale[1], window.scale[0]]
       values = values * np.array(factor, values.dtype)
     if not inside.all():
       values[:, ~inside] = 0
     clip[name] = values
-  for name, mask in _MASKS.items():
-    if name not in clip:
-      continue
-    if mask not in clip and not inside.all():
-      clip[mask] = np.broadcast_to(inside, clip[name].shape[:3]).copy()
-    if mask in clip and name in _FLOW_MASKS:
-      _mask_leaving_flow(clip, name, mask)
+  if 'depth' in clip and 'depth_mask' not in clip and not inside.all():
+    clip['depth_mask'] = np.broadcast_to(
+      inside[..., None], clip['depth'].shape
+    ).copy()
+  for name, mask in FLOW_MASKS.items():
+    if name in clip:
+      _mask_leaving_flow(clip, name, mask, inside)
 
 
-def _mask_leaving_flow(clip, name, mask):
-  """flow_mask says that the target is seen: not so outside the picture."""
+def _mask_leaving_flow(clip, name, mask, inside):
+  """A flow mask says that the target is seen: not so outside the picture."""
   flow = clip[name]
   height, width = flow.shape[1:3]
   y = np.arange(height)[:, None] + 0.5 + flow[..., 1]
   x = np.arange(width) + 0.5 + flow[..., 0]
-  kept = _inside(y, x, height, width).reshape(clip[mask].shape)
-  clip[mask] = clip[mask] & kept
+  seen = _inside(y, x, height, width) & inside
+  clip[mask] = clip.get(mask, True) & seen
 
 
 def _move_camera(clip, window):

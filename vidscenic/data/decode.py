@@ -12,8 +12,11 @@ thread: a new one per frame costs 40 ms per 250 frames). Rotation flags and non-
 square pixels are ignored with one warning per process.
 """
 
+import io
+
 import numpy as np
 from absl import logging
+from PIL import Image
 
 from vidscenic.data import audio, containers, resize, video_index, writer
 
@@ -96,6 +99,37 @@ def read_frames(
   if len(numbers) == len(indices) and (np.diff(indices) > 0).all():
     return frames
   return frames[inverse]
+
+
+def read_images(images, indices, *, name: str = '') -> np.ndarray:
+  """Decodes some of a sequence of encoded pictures (JPEG, PNG, ...).
+
+  Args:
+    images: sequence of bytes, all of one picture size.
+    indices: int[n], may repeat.
+    name: what errors call the sequence.
+
+  Returns:
+    uint8[n, H, W, 3], RGB.
+
+  Raises:
+    VideoError: a picture is damaged or has another size than the first one.
+  """
+  numbers, inverse = np.unique(np.asarray(indices), return_inverse=True)
+  frames = []
+  for number in numbers:
+    try:
+      image = Image.open(io.BytesIO(images[number])).convert('RGB')
+    except (*containers.ERRORS, SyntaxError, Image.DecompressionBombError) as e:
+      raise VideoError(name, f'image {number}: {containers.describe(e)}') from e
+    frames.append(np.asarray(image))
+    if frames[-1].shape != frames[0].shape:
+      raise VideoError(
+        name,
+        f'image {number} has size {frames[-1].shape[:2]}, image {numbers[0]} '
+        f'{frames[0].shape[:2]}',
+      )
+  return np.stack(frames)[inverse]
 
 
 class _Sink:

@@ -212,8 +212,10 @@ class _ExplainedErrors:
     return self
 
   def __exit__(self, kind, error, trace):
-    if error is not None and isinstance(error, Exception):
-      raise OSError(f'{self._text} ({error})') from error
+    if isinstance(error, Exception):
+      # Not `from error`: Orbax hands it through six threads, and two hundred
+      # lines of their traces would hide this one.
+      raise OSError(f'{self._text} ({_brief(error)})') from None
 
 
 def load_run(

@@ -62,9 +62,15 @@ def train(
     workdir_lib.mark_unfinished(path)
   loop = _Loop(config, path)
   try:
-    return loop.run_until_done()
-  finally:
-    loop.close()
+    finished = loop.run_until_done()
+  except BaseException:
+    try:
+      loop.close()
+    except OSError as e:  # what ended the run is worth more
+      logging.error('%s', e)
+    raise
+  loop.close()
+  return finished
 
 
 class _Loop:

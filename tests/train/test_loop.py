@@ -1,0 +1,316 @@
+"""The loop: cadence, resuming, failures, phases, evaluation of a workdir."""
+
+import json
+import logging
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.multiprocess import processes
+from tests.train import tiny, tiny_config
+from vidscenic import config as vc
+from vidscenic.train import checkpoints, evaluate, guard, loop
+from vidscenic.train import run as run_lib
+
+
+def make_config(**changes):
+  config = tiny_config.get_config()
+  config.optim.name = 'sgd'
+  with config.unlocked():
+    for field, value in changes.items():
+      *parents, name = field.split('__')
+      node = config
+      for parent in parents:
+        node = node[parent]
+      node[name] = value
+  return vc.finalize(config)
+
+
+def heldout(**changes):
+  return vc.eval_spec(
+    factory='vidscenic.evaluation.evaluator:MeanLoss',
+    kwargs={
+      'data': vc.data_spec(
+        source='tests.train.tiny:Numbers',
+        source_kwargs={'size': 20},
+        transform='tests.train.tiny:Jitter',
+      ),
+      'batch_size': 8,
+    },
+    **changes,
+  )
+
+
+def restored(workdir, config, step=None):
+  run = run_lib.Run(config)
+  reader = checkpoints.Checkpoints(workdir, read_only=True)
+  state, meta = reader.restore(run.state_shapes, step)
+  reader.close()
+  return jax.device_get(state), meta
+
+
+def rows(workdir, prefix='train/'):
+  return processes.rows(workdir, prefix)
+
+
+class Noted(tiny.Regression):
+  """Scales the head at the start of phase 1 and notes what was compiled."""
+
+  def on_phase(self, state, old, new):
+    head = jax.tree.map(lambda x: x * 0, state.params['head'])
+    return state._replace(params={**state.params, 'head': head})
+
+
+def test_events_happen_at_their_steps_and_at_the_last(tmp_path):
+  config = make_config(
+    steps=10,
+    log__every_steps=4,
+    checkpoint__every_steps=3,
+    evals={'heldout': heldout(every_steps=4)},
+  )
+  assert loop.train(config, tmp_path)
+  assert sorted(rows(tmp_path)) == [4, 8, 10]
+  assert sorted(rows(tmp_path, 'heldout/')) == [4, 8, 10]
+  kept = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
+  assert kept == [9, 10]
+  assert (tmp_path / 'DONE').exists()
+  assert json.loads((tmp_path / 'config.json').read_text())['steps'] == 10
+
+
+def test_longer_run_continues_a_finished_one(tmp_path):
+  loop.train(make_config(steps=6), tmp_path / 'a')
+  loop.train(make_config(steps=9), tmp_path / 'a')
+  loop.train(make_config(steps=9), tmp_path / 'b')
+  a, b = (restored(tmp_path / n, make_config(steps=9))[0] for n in 'ab')
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_changed_data_need_permission(tmp_path):
+  loop.train(make_config(steps=2), tmp_path)
+  other = make_config(steps=4, data__train__source_kwargs__size=32)
+  with pytest.raises(ValueError, match='data.train.source_kwargs.size'):
+    loop.train(other, tmp_path)
+  assert loop.train(other, tmp_path, allow_config_change=True)
+
+
+def test_best_checkpoint_is_kept_besides_the_last(tmp_path):
+  config = make_config(
+    steps=8,
+    optim__lr=1.0,  # gets worse from the start
+    optim__clip_norm=5.0,
+    checkpoint__every_steps=2,
+    checkpoint__keep_last=1,
+    checkpoint__keep_best=1,
+    checkpoint__best_metric='heldout/loss',
+    checkpoint__best_mode='min',
+    evals={'heldout': heldout(every_steps=2)},
+  )
+  loop.train(config, tmp_path)
+  losses = {s: r['heldout/loss'] for s, r in rows(tmp_path, 'heldout/').items()}
+  best = min(losses, key=losses.get)
+  kept = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
+  assert kept == sorted({best, 8})
+
+
+def test_non_finite_updates_roll_back_and_leave_out_their_batches(
+  tmp_path, caplog
+):
+  # Rows 0-31 of 64 are bad; unshuffled, batches 0 and 1 of every four.
+  config = make_config(
+    steps=12,
+    log__every_steps=1,
+    checkpoint__every_steps=1,
+    guard__max_bad_steps=1,
+    guard__max_rollbacks=10,
+    data__train__shuffle=False,
+    data__train__source_kwargs__nan_from=32,
+    data__train__source_kwargs__nan_to=64,
+  )
+  caplog.set_level(logging.WARNING)
+  assert loop.train(config, tmp_path)
+  state, _ = restored(tmp_path, config)
+  assert state.step == 12
+  assert state.skipped > 0
+  assert 'rollback 1 of 10' in caplog.text
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  assert sorted(rows(tmp_path)) == list(range(1, 13))
+
+
+def test_repeated_failure_stops_with_a_remedy(tmp_path):
+  config = make_config(
+    steps=50,
+    log__every_steps=1,
+    checkpoint__every_steps=1,
+    guard__max_bad_steps=2,
+    guard__max_rollbacks=2,
+    data__train__source_kwargs__nan_from=0,
+    data__train__source_kwargs__nan_to=64,
+  )
+  with pytest.raises(guard.TrainingFailed, match='after 2 rollbacks.*optim.lr'):
+    loop.train(config, tmp_path)
+  assert not (tmp_path / 'DONE').exists()
+
+
+def test_too_many_unreadable_examples_stop_the_run():
+  watch = guard.Guard(make_config().guard)
+  watch.check_data(10, 1000)
+  with pytest.raises(guard.TrainingFailed, match='11 of 1001.*repair'):
+    watch.check_data(1, 1)
+
+
+def test_truncated_newest_checkpoint_falls_back(tmp_path, caplog):
+  config = make_config(steps=8, checkpoint__every_steps=4)
+  loop.train(config, tmp_path)
+  want = restored(tmp_path, config)[0]
+  (tmp_path / 'DONE').unlink()
+  for file in (tmp_path / 'checkpoints' / '8').rglob('*'):
+    if file.is_file() and file.parent.name == 'd':
+      file.write_bytes(file.read_bytes()[:10])
+  assert loop.train(config, tmp_path)
+  assert 'unreadable' in caplog.text
+  assert 'trying the one before' in caplog.text
+  assert [p.name for p in (tmp_path / 'checkpoints_unreadable').iterdir()]
+  got = restored(tmp_path, config)[0]
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_full_disk_names_the_folder_and_keeps_older_checkpoints(tmp_path):
+  script = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(processes.ROOT)!r})
+from tests.train.test_loop import make_config
+from vidscenic.train import loop
+config = make_config(steps=4, task__kwargs__width=64)
+loop.train(config, {str(tmp_path)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+config.steps = 8
+config.log.every_steps = 100
+loop.train(config, {str(tmp_path)!r})
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', script],
+    cwd=processes.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=processes.TIMEOUT,
+    check=False,
+  )
+  assert done.returncode == 1
+  errors = [x for x in done.stderr.splitlines() if x.startswith('OSError')]
+  assert len(errors) == 1, done.stderr[-3000:]
+  assert str(tmp_path / 'checkpoints') in errors[0]
+  assert 'free some space' in errors[0]
+  state, _ = restored(tmp_path, make_config(steps=4, task__kwargs__width=64))
+  assert state.step == 4
+
+
+def test_unwritable_workdir_is_named():
+  with pytest.raises(OSError, match='/proc/nothing.*--workdir'):
+    loop.train(make_config(steps=1), '/proc/nothing')
+
+
+def test_phase_change_is_compiled_ahead_and_applied_once(tmp_path):
+  config = make_config(
+    steps=6,
+    log__every_steps=1,
+    compile_ahead_steps=3,
+    task__factory=f'{__name__}:Noted',
+    task__kwargs__freeze_at=4,
+    optim__lr=0.0,
+  )
+  loop.train(config, tmp_path)
+  state, _ = restored(tmp_path, config)
+  assert not np.any(state.params['head']['kernel'])
+  before = run_lib.Run(config).fresh_state().params['layer0']['kernel']
+  np.testing.assert_array_equal(state.params['layer0']['kernel'], before)
+
+
+def test_run_starts_from_part_of_another(tmp_path):
+  loop.train(make_config(steps=4), tmp_path / 'a')
+  source, _ = restored(tmp_path / 'a', make_config(steps=4))
+  config = make_config(
+    steps=1,
+    optim__lr=0.0,
+    init_from__path=str(tmp_path / 'a'),
+    init_from__rules=((r'layer\d/.*', r'\g<0>'),),
+    init_from__ignore=('^head/',),
+  )
+  loop.train(config, tmp_path / 'b')
+  got, _ = restored(tmp_path / 'b', config)
+  for name in ('layer0', 'layer1'):
+    np.testing.assert_array_equal(
+      got.params[name]['kernel'], source.params[name]['kernel']
+    )
+  fresh = run_lib.Run(make_config()).fresh_state()
+  np.testing.assert_array_equal(
+    got.params['head']['kernel'], fresh.params['head']['kernel']
+  )
+
+
+def test_finished_run_is_evaluated_alone(tmp_path):
+  config = make_config(steps=4, evals={'heldout': heldout()})
+  loop.train(config, tmp_path)
+  figures = evaluate.evaluate(config, tmp_path)
+  (row,) = [r for s, r in rows(tmp_path, 'heldout/').items() if s == 4]
+  assert figures == row
+  written = tmp_path / 'evaluation' / 'metrics.jsonl'
+  assert json.loads(written.read_text().splitlines()[0])['step'] == 4
+
+
+def test_following_a_run_ends_when_it_is_done(tmp_path):
+  config = make_config(steps=4, evals={'heldout': heldout()})
+  loop.train(config, tmp_path)
+  figures = evaluate.evaluate(config, tmp_path, follow=True)
+  assert 'heldout/loss' in figures
+
+
+def test_evaluating_an_empty_folder_says_so(tmp_path):
+  config = make_config(evals={'heldout': heldout()})
+  with pytest.raises(FileNotFoundError, match='want the workdir of a run'):
+    evaluate.evaluate(config, tmp_path)
+
+
+def test_profile_window_writes_a_trace(tmp_path):
+  config = make_config(steps=6, profile__start=2, profile__steps=2)
+  loop.train(config, tmp_path)
+  assert list(pathlib.Path(tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_steady_run_compiles_nothing_after_its_first_interval(tmp_path, caplog):
+  config = make_config(
+    steps=16, evals={'heldout': heldout(every_steps=4)}, log__every_steps=4
+  )
+  loop.train(config, tmp_path)
+  counts = [r['speed/compilations'] for r in rows(tmp_path, 'speed/').values()]
+  assert counts[-1] == counts[-2]
+  assert 'some shape changes' not in caplog.text
+
+
+def test_missing_field_names_what_the_data_give(tmp_path):
+  class Other(tiny.Regression):
+    def batch_spec(self):
+      return {'z': jax.ShapeDtypeStruct((8,), jnp.float32)}
+
+    def init(self, rng, batch):
+      return self.model.init(rng, batch['z'])['params'], {}
+
+    def loss(self, params, model_state, batch, ctx):
+      return super().loss(
+        params,
+        model_state,
+        {**batch, 'x': batch['z'], 'y': batch['z'][:, 0], 'index': ctx.rows},
+        ctx,
+      )
+
+  globals()['Other'] = Other
+  config = make_config(task__factory=f'{__name__}:Other')
+  with pytest.raises(ValueError, match="needs 'z', the data give.*'x'"):
+    loop.train(config, tmp_path)
