@@ -5,6 +5,7 @@ Unlike the paper there is no class token, and positions are a fixed 3-D sincos
 table in both parts.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ class MaskedAutoencoder(nn.Module):
   """Predicts every patch of a clip from a few of them."""
 
   patch: Sequence[int] = (2, 8, 8)  # (frames, rows, columns)
-  width: int = 128  # of the encoder; also its MLP's quarter
+  width: int = 128  # of the encoder; its MLPs are four times as wide
   depth: int = 4
   num_heads: int = 4
   decoder_width: int = 96
@@ -28,30 +29,7 @@ class MaskedAutoencoder(nn.Module):
   remat: str = 'none'
   dtype: Any = jnp.float32  # compute; parameters stay float32
 
-  def setup(self):
-    common = dict(scan=self.scan, remat=self.remat, dtype=self.dtype)
-    self.encoder = vit.VisionTransformer(
-      width=self.width,
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_features=4 * self.width,
-      patch=self.patch,
-      positions='sincos_3d',
-      **common,
-    )
-    self.embed = nn.Dense(self.decoder_width, dtype=self.dtype)
-    self.mask_token = self.param(
-      'mask_token', nn.initializers.normal(0.02), (self.decoder_width,)
-    )
-    self.decoder = transformer.Transformer(
-      self.decoder_depth,
-      block=dict(num_heads=self.num_heads, mlp_features=4 * self.decoder_width),
-      final_norm=True,
-      **common,
-    )
-    pixels = 3 * self.patch[0] * self.patch[1] * self.patch[2]
-    self.head = nn.Dense(pixels)
-
+  @nn.compact
   def __call__(self, video, ids):
     """Predicts patches.
 
@@ -62,14 +40,29 @@ class MaskedAutoencoder(nn.Module):
     Returns:
       float32[B, N, pixels per patch], the same order as `video.patchify`.
     """
-    encoded = self.encoder(video, ids=ids)
-    grid = encoded['grid']
+    common = dict(scan=self.scan, remat=self.remat, dtype=self.dtype)
+    encoded = vit.VisionTransformer(
+      width=self.width,
+      depth=self.depth,
+      num_heads=self.num_heads,
+      mlp_features=4 * self.width,
+      patch=self.patch,
+      positions='sincos_3d',
+      name='encoder',
+      **common,
+    )(video, ids=ids)
+    width = self.decoder_width
+    embed = nn.Dense(width, dtype=self.dtype, name='embed')
     tokens = masking.scatter_tokens(
-      self.embed(encoded['tokens']).astype(jnp.float32),
+      embed(encoded['tokens']).astype(jnp.float32),
       ids,
-      num_tokens=grid[0] * grid[1] * grid[2],
-      fill=self.mask_token,
+      num_tokens=math.prod(encoded['grid']),
+      fill=self.param('mask_token', nn.initializers.normal(0.02), (width,)),
     )
-    table = position.sincos_3d(grid, self.decoder_width)
-    tokens += jnp.asarray(table.reshape(-1, self.decoder_width))
-    return self.head(self.decoder(tokens).astype(jnp.float32))
+    tokens += position.sincos_3d(encoded['grid'], width).reshape(-1, width)
+    block = dict(num_heads=self.num_heads, mlp_features=4 * width)
+    tokens = transformer.Transformer(
+      self.decoder_depth, block, final_norm=True, name='decoder', **common
+    )(tokens)
+    pixels = 3 * math.prod(self.patch)
+    return nn.Dense(pixels, name='head')(tokens.astype(jnp.float32))

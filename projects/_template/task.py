@@ -1,7 +1,6 @@
 """Masked video pretraining: the smallest complete task."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,37 +12,22 @@ from vidscenic.ops import video as video_ops
 
 
 class MaskedVideo(task.Task):
-  """Mean squared error on hidden patches."""
+  """Mean squared error on the patches that the encoder does not see.
 
-  def __init__(
-    self,
-    *,
-    clip: Sequence[int] = (8, 64, 64),
-    mask_ratio: float = 0.75,
-    model: Mapping[str, Any] | None = None,
-  ):
-    """See the arguments.
+  Args:
+    clip: (T, H, W) of a training clip.
+    mask_ratio: fraction of patches hidden from the encoder, in (0, 1).
+    model: fields of `MaskedAutoencoder`.
+  """
 
-    Args:
-      clip: (T, H, W) of a training clip.
-      mask_ratio: fraction of patches hidden from the encoder, in (0, 1).
-      model: fields of `MaskedAutoencoder`.
-    """
-    model = dict(model or {})
-    if isinstance(model.get('dtype'), str):
-      model['dtype'] = jnp.dtype(model['dtype'])
-    self.model = model_lib.MaskedAutoencoder(**model)
+  def __init__(self, clip=(8, 64, 64), mask_ratio=0.75, model=None):
+    self.model = model_lib.MaskedAutoencoder(**(model or {}))
     self.clip, self.patch = tuple(clip), tuple(self.model.patch)
-    self.num_tokens = 1
-    for size, part in zip(self.clip, self.patch, strict=True):
-      if size % part:
-        raise ValueError(f'clip={self.clip} is no multiple of {self.patch}')
-      self.num_tokens *= size // part
+    self.grid = [n // p for n, p in zip(self.clip, self.patch, strict=True)]
+    self.num_tokens = math.prod(self.grid)
     self.num_keep = masking.num_visible(self.num_tokens, mask_ratio)
     if not 0 < self.num_keep < self.num_tokens:
-      raise ValueError(
-        f'mask_ratio={mask_ratio} leaves {self.num_keep} patches'
-      )
+      raise ValueError(f'{mask_ratio=} leaves {self.num_keep} visible patches')
 
   def batch_spec(self):
     return {'video': jax.ShapeDtypeStruct((*self.clip, 3), jnp.uint8)}
@@ -55,20 +39,21 @@ class MaskedVideo(task.Task):
 
   def loss(self, params, model_state, batch, ctx):
     patches, mask, predicted = self._forward(params, batch, ctx)
-    weight = mask.hidden[..., None] * batch['mask'][:, None, None]
-    loss = losses.squared(predicted - patches, weight=weight)
-    figures = {'mse': loss}
+    hidden = mask.hidden[..., None]
+    weight = hidden * batch['mask'][:, None, None]
+    terms = {'mse': (*losses.squared(predicted - patches, weight=weight), 1.0)}
+    figures = {}
     if not ctx.train:
       # The trivial control: every hidden patch in the mean visible colour.
       seen = masking.take_tokens(patches, mask.keep_ids)
-      colour = seen.reshape(*seen.shape[:2], -1, 3).mean((1, 2))
-      constant = jnp.tile(colour[:, None], (1, 1, patches.shape[-1] // 3))
+      colour = seen.reshape(len(seen), -1, 3).mean(axis=1)
+      constant = jnp.tile(colour[:, None], patches.shape[-1] // 3)
       for name, guess in (('model', predicted), ('mean_colour', constant)):
-        whole = jnp.where(mask.hidden[..., None], guess, patches)
+        whole = jnp.where(hidden, guess, patches)
         figures[f'psnr_{name}'] = metrics.psnr(
           whole, patches, value_range=2.0, mask=batch['mask']
         )
-    return task.LossOut({'mse': (*loss, 1.0)}, figures, model_state)
+    return task.LossOut(terms, figures, model_state)
 
   def predict(self, params, model_state, batch, ctx, carry=None):
     """Returns clips in [-1, 1]: the visible part, the guess, the truth."""
@@ -79,7 +64,10 @@ class MaskedVideo(task.Task):
       'predicted': jnp.where(hidden, predicted, patches),
       'truth': patches,
     }
-    return {name: self._to_video(x) for name, x in clips.items()}, carry
+    for name, x in clips.items():
+      x = x.reshape(len(x), *self.grid, -1)
+      clips[name] = video_ops.unpatchify(x, self.patch)
+    return clips, carry
 
   def _forward(self, params, batch, ctx):
     video = video_ops.normalize(batch['video'])
@@ -91,8 +79,3 @@ class MaskedVideo(task.Task):
     patches = patches.reshape(len(patches), self.num_tokens, -1)
     predicted = self.model.apply({'params': params}, video, mask.keep_ids)
     return patches, mask, predicted
-
-  def _to_video(self, patches):
-    grid = [size // part for size, part in zip(self.clip, self.patch)]
-    patches = patches.reshape(len(patches), *grid, -1)
-    return video_ops.unpatchify(patches, self.patch)

@@ -96,14 +96,17 @@ def _x264(**options):
 def odd_files():
   """{file name: keyword arguments of `encode`}."""
   gop = _x264(keyint=20, min_keyint=20)
-  open_gop = _x264(
-    keyint=12,
-    min_keyint=12,
-    open_gop=1,
-    bframes=5,
-    b_adapt=0,
-    b_pyramid='normal',
-    scenecut=0,
+  open_gop, short_open_gop = (
+    _x264(
+      keyint=keyint,
+      min_keyint=keyint // 2,
+      open_gop=1,
+      bframes=5,
+      b_adapt=0,
+      b_pyramid='normal',
+      scenecut=0,
+    )
+    for keyint in (12, 6)
   )
   n = 90
   return {
@@ -128,6 +131,11 @@ def odd_files():
       options=gop,
     ),
     'open_gop.mp4': dict(codec='libx264', num_frames=n, options=open_gop),
+    # Keyframes are stored before the one in front of them is shown, so that a
+    # search lands one too late.
+    'short_open_gop.mp4': dict(
+      codec='libx264', num_frames=n, options=short_open_gop
+    ),
     'open_gop.ts': dict(codec='libx264', num_frames=n, options=open_gop),
     'all_intra.mp4': dict(
       codec='libx264', num_frames=n, options=_x264(keyint=1)

@@ -190,6 +190,7 @@ def stack(normal, random):
 
   def draw(block='rvm'):
     x, kv = normal(2, 5, 12), normal(2, 4, 9)
+    kv = None if block == 'vit' else kv
     return random(make(block), x, kv)['params'], x, kv
 
   return draw
@@ -265,7 +266,7 @@ def test_scanned_blocks_start_differently(normal, jit):
 
 
 @pytest.mark.parametrize(
-  'block, num_frozen', [('rvm', 0), ('rvm', 2), ('moog', 0)]
+  'block, num_frozen', [('rvm', 0), ('vit', 2), ('moog', 0)]
 )
 def test_scan_equals_unrolled(results, block, num_frozen):
   want = results(block, scan=False, num_frozen=num_frozen)
@@ -278,15 +279,15 @@ def test_scan_equals_unrolled(results, block, num_frozen):
   [(True, 'full', 2), (True, 'dots', 0), (False, 'full', 0)],
 )
 def test_remat_changes_nothing(results, scan, remat, num_frozen):
-  want = results('rvm', scan=scan, num_frozen=num_frozen)
-  got = results('rvm', scan=scan, remat=remat, num_frozen=num_frozen)
+  want = results('vit', scan=scan, num_frozen=num_frozen)
+  got = results('vit', scan=scan, remat=remat, num_frozen=num_frozen)
   close(got, want)
 
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_frozen_blocks_get_exactly_zero_gradient(results, scan):
-  value, (free, free_x) = results('rvm', scan=scan)
-  held_value, (held, held_x) = results('rvm', scan=scan, num_frozen=2)
+  value, (free, free_x) = results('vit', scan=scan)
+  held_value, (held, held_x) = results('vit', scan=scan, num_frozen=2)
   close(held_value, value)
   for i in range(2):
     assert all(not leaf.any() for leaf in jax.tree.leaves(held[f'block_{i}']))
@@ -450,12 +451,12 @@ def test_drop_path_grows_with_depth(normal, random, run):
 @pytest.mark.parametrize('scan', [False, True])
 @pytest.mark.parametrize('stream', ['bfloat16', 'float32'])
 def test_stream_keeps_its_dtype(results, stack, run, stream, scan):
-  params, x, kv = stack()
+  params, x, kv = stack('vit')
   params = {'params': transformer.stack_blocks(params) if scan else params}
   y, hidden = run(
-    make(scan=scan, dtype=jnp.bfloat16), params, x.astype(stream), kv,
+    make('vit', scan=scan, dtype=jnp.bfloat16), params, x.astype(stream), kv,
     return_intermediates=True,
   )  # fmt: skip
   assert hidden.dtype == jnp.dtype(stream) and y.dtype == jnp.bfloat16
-  want = results('rvm', scan=True)[0][1][0]
+  want = results('vit', scan=True)[0][1][0]
   np.testing.assert_allclose(y.astype(jnp.float32), want, atol=0.15)

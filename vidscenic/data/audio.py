@@ -35,7 +35,7 @@ def read_audio(
     start_s, end_s: seconds after `origin_s`; start_s < end_s. May reach outside
       the file: silence there.
     rate: samples per second of the result.
-    mono: mix all channels down to one; else the file's channels are kept.
+    mono: average all channels; else the file's channels are kept.
     origin_s: zero of start_s and end_s on the container's clock. Pass
       `VideoIndex.start` to count from the first video frame.
     name: what errors call it; needed only for bytes.
@@ -55,8 +55,10 @@ def read_audio(
   begin = origin_s + start_s
   length = round((end_s - start_s) * rate)
   samples, native, layout = _read_native(
-    file, label, begin - _FILTER_S, begin + length / rate + _FILTER_S, mono
+    file, label, begin - _FILTER_S, begin + length / rate + _FILTER_S
   )
+  if mono:  # FFmpeg's own mix has gains of 0.7 and would clip
+    samples, layout = samples.mean(0, keepdims=True), 'mono'
   if native != rate:
     samples = _resample(samples, native, rate, layout)
   offset = round(_FILTER_S * rate)
@@ -66,7 +68,7 @@ def read_audio(
   return np.clip(out, -1.0, 1.0)
 
 
-def _read_native(file, label, begin, end, mono):
+def _read_native(file, label, begin, end):
   """Sound in [begin, end) at the file's rate: ([C, S], rate, layout)."""
   for run_up in (_RUN_UP_S, None):
     with containers.opened(file, label) as container:
@@ -76,7 +78,7 @@ def _read_native(file, label, begin, end, mono):
       if stream.codec_context is None:
         raise containers.VideoError(label, 'no decoder for the sound stream')
       native = stream.codec_context.sample_rate
-      layout = 'mono' if mono else stream.codec_context.layout.name
+      layout = stream.codec_context.layout.name
       seeks = run_up is not None and begin > run_up
       if seeks:
         unit = float(stream.time_base)

@@ -218,7 +218,7 @@ def redraw_queries(clip: Mapping[str, Any], rng: np.random.Generator) -> Clip:
   height, width = picture_size(clip)
   queries = np.array(clip['query_points'])
   t, y, x = queries.T
-  lost = ~_inside(y, x, height, width) | np.isnan(t)
+  lost = ~_inside(y, x, (0, 0, height, width)) | np.isnan(t)
   draws = rng.random(len(queries))
   lost |= ~np.asarray(clip.get('query_mask', True))
   mask = ~lost
@@ -272,9 +272,10 @@ def _overlap(offset, size, scaled):
   return slice(low, high), slice(low - offset, high - offset)
 
 
-def _inside(y, x, height, width):
-  """Closed on both sides, so that a flip changes nothing."""
-  return (y >= 0) & (y <= height) & (x >= 0) & (x <= width)
+def _inside(y, x, area):
+  """In (ymin, xmin, ymax, xmax), closed so that a flip changes nothing."""
+  ymin, xmin, ymax, xmax = area
+  return (y >= ymin) & (y <= ymax) & (x >= xmin) & (x <= xmax)
 
 
 def _move_points(clip, window):
@@ -289,7 +290,7 @@ def _move_points(clip, window):
     targets[..., 1] = window.map_y(targets[..., 1])
     clip['target_points'] = targets
     if 'occluded' in clip:
-      inside = _inside(targets[..., 1], targets[..., 0], *window.size)
+      inside = _inside(targets[..., 1], targets[..., 0], window.content)
       clip['occluded'] = clip['occluded'] | ~inside
 
 
@@ -304,12 +305,14 @@ def _move_boxes(clip, window):
   xmin, xmax = (window.map_x(x * width) for x in (xmin, xmax))
   if window.flip:
     xmin, xmax = xmax, xmin
+  top, left, bottom, right = window.content
+  height, width = window.size
   boxes = np.stack(
     [
-      np.clip(ymin / window.size[0], 0, 1),
-      np.clip(xmin / window.size[1], 0, 1),
-      np.clip(ymax / window.size[0], 0, 1),
-      np.clip(xmax / window.size[1], 0, 1),
+      np.clip(ymin, top, bottom) / height,
+      np.clip(xmin, left, right) / width,
+      np.clip(ymax, top, bottom) / height,
+      np.clip(xmax, left, right) / width,
     ],
     axis=-1,
   )
@@ -341,16 +344,16 @@ def _move_dense(clip, window):
     ).copy()
   for name, mask in FLOW_MASKS.items():
     if name in clip:
-      _mask_leaving_flow(clip, name, mask, inside)
+      _mask_leaving_flow(clip, name, mask, window, inside)
 
 
-def _mask_leaving_flow(clip, name, mask, inside):
+def _mask_leaving_flow(clip, name, mask, window, inside):
   """A flow mask says that the target is seen: not so outside the picture."""
   flow = clip[name]
-  height, width = flow.shape[1:3]
+  height, width = window.size
   y = np.arange(height)[:, None] + 0.5 + flow[..., 1]
   x = np.arange(width) + 0.5 + flow[..., 0]
-  seen = _inside(y, x, height, width) & inside
+  seen = _inside(y, x, window.content) & inside
   clip[mask] = clip.get(mask, True) & seen
 
 

@@ -90,7 +90,8 @@ def _dmvr(length, *, num_frames, step, num_views, rng):
     if num_views == 1:
       starts = np.array([room // 2])
     else:
-      starts = np.linspace(0, room, num_views).astype(np.int64)
+      # int(linspace(0, room, W)) without its rounding errors.
+      starts = room * np.arange(num_views) // (num_views - 1)
   return starts[:, None] + offsets_in_clip.astype(np.int64)
 
 

@@ -10,6 +10,7 @@ is stored anywhere. grain cannot batch after a filter; sources filter their own
 index list when they are built.
 """
 
+import functools
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ Batch = dict[str, Any]
 
 # Unreadable examples in a row that one row may meet.
 MAX_REPLACEMENTS = 50
+# Sources up to this size are shuffled by a list of their numbers.
+_SMALL_SOURCE = 2**16
 
 
 class BatchIterator:
@@ -34,7 +37,8 @@ class BatchIterator:
   def __init__(self, dataset: grain.MapDataset, spec: Mapping[str, Any]):
     threads = spec['num_threads'] or min(16, os.cpu_count() or 1)
     workers = spec['num_workers']
-    self._repeats = spec['repeats']
+    # Workers hand out shared memory that is reused: copy it.
+    self._shared_memory = workers > 0
     if workers:
       if not flags.FLAGS.is_parsed():  # a script or notebook without app.run
         flags.FLAGS.mark_as_parsed()
@@ -58,11 +62,11 @@ class BatchIterator:
 
   def __next__(self) -> Batch:
     batch = next(self._iterator)
-    # [groups, repeats, ...] -> [rows, ...]; workers hand out shared memory
-    # that is reused, hence the copy.
+    if self._shared_memory:
+      batch = {name: np.array(value) for name, value in batch.items()}
+    # [groups, repeats, ...] -> [rows, ...]
     return {
-      name: np.array(value).reshape(-1, *value.shape[2:])
-      for name, value in batch.items()
+      name: value.reshape(-1, *value.shape[2:]) for name, value in batch.items()
     }
 
   def close(self) -> None:
@@ -234,6 +238,40 @@ class _LoadInOrder(grain.transforms.Map):
     return example
 
 
+class _ShuffleSmall(grain.MapDataset):
+  """Another order in every epoch, for sources of which a list fits anywhere.
+
+  grain's own shuffle draws until a number falls into the range, which costs
+  0.1 ms per example of a source of 256, 3 ms of 8 and 12 ms of 2 (measured).
+  """
+
+  _MUTATES_ELEMENT_SPEC = False
+
+  def __init__(self, parent, seed):
+    super().__init__(parent)
+    self._seed = seed
+
+  def __len__(self):
+    return len(self._parent)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    epoch, position = divmod(index, len(self))
+    order = _shuffled(self._seed, epoch, len(self))
+    return self._parent[epoch * len(self) + int(order[position])]
+
+  def __str__(self):
+    return 'ShuffleSmall'
+
+
+@functools.lru_cache(maxsize=32)
+def _shuffled(seed, epoch, length):
+  # Only the raw stream is the same in every version of numpy.
+  numbers = np.random.default_rng([seed, epoch]).random(length)
+  return np.argsort(numbers, kind='stable')
+
+
 class _RowShard(grain.MapDataset):
   """Keeps chosen elements out of every `period`, whatever the epoch."""
 
@@ -279,10 +317,11 @@ def _require_source(spec, name):
 def _examples(spec, seed, name):
   _require_source(spec, name)
   source, transform = _source_and_transform(spec, name)
-  dataset = grain.MapDataset.range(len(source)).seed(
-    zlib.crc32(f'{seed}/{name}'.encode())
-  )
-  if spec['shuffle']:
+  own_seed = zlib.crc32(f'{seed}/{name}'.encode())
+  dataset = grain.MapDataset.range(len(source)).seed(own_seed)
+  if spec['shuffle'] and len(source) <= _SMALL_SOURCE:
+    dataset = _ShuffleSmall(dataset, own_seed)
+  elif spec['shuffle']:
     dataset = dataset.shuffle()
   return dataset.repeat().random_map(
     _LoadAtRandom(source, transform, spec['repeats'], name)
@@ -309,9 +348,10 @@ def _finish(group, replaced, real):
   """Stacks the repeats and adds 'mask' and 'replaced'; keeps numbers only."""
   example = {}
   for name in group[0]:
-    value = np.stack([np.asarray(part[name]) for part in group])
-    if value.dtype.kind in 'biuf':
-      example[name] = value
+    parts = [np.asarray(part[name]) for part in group]
+    if parts[0].dtype.kind in 'biuf':
+      # One part is not copied: the batch is made of copies anyway.
+      example[name] = np.stack(parts) if len(parts) > 1 else parts[0][None]
   example['mask'] = np.full(len(group), real)
   example['replaced'] = np.full(len(group), replaced, np.int32)
   return example

@@ -12,6 +12,8 @@ import numpy as np
 from av.video import reformatter
 from PIL import Image
 
+from vidscenic.data import windows
+
 _Interpolation = reformatter.Interpolation
 # Bilinear with full chroma: within 14 counts of PIL's bilinear on noise and 1
 # on smooth pictures, in half the time. Without the chroma flags swscale halves
@@ -28,7 +30,6 @@ _PIL = {
   'bilinear': Image.Resampling.BILINEAR,
   'bicubic': Image.Resampling.BICUBIC,
   'lanczos': Image.Resampling.LANCZOS,
-  'nearest': Image.Resampling.NEAREST,
 }
 # fast_bilinear: swscale, antialiased; for training only, its filter equals
 #   nobody else's.
@@ -37,7 +38,7 @@ _PIL = {
 #   jax.image.resize with antialias to 1 count.
 # bilinear_no_antialias: DMVR and tf.image.resize, truncated to uint8.
 # nearest: the pixel under the output pixel's centre.
-METHODS = ('fast_bilinear', 'bilinear_no_antialias', *_PIL)
+METHODS = ('fast_bilinear', 'bilinear_no_antialias', 'nearest', *_PIL)
 
 _local = threading.local()
 
@@ -69,6 +70,10 @@ def resize_frames(
     raise ValueError(f'size must be at least (1, 1), got {tuple(size)}')
   if video.shape[1:3] == (height, width):
     return video
+  if method == 'nearest':
+    rows = windows.nearest(np.arange(height), video.shape[1], height)
+    columns = windows.nearest(np.arange(width), video.shape[2], width)
+    return video[:, rows[:, None], columns]
   out = np.empty((len(video), height, width, 3), np.uint8)
   for i, frame in enumerate(video):
     if method == 'fast_bilinear':

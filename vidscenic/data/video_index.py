@@ -70,7 +70,8 @@ class VideoIndex:
 def index_video(file: containers.File, *, name: str = '') -> VideoIndex:
   """Builds the frame index of a file, without decoding where possible.
 
-  Costs 1-6 ms per 250 frames. Indices of paths are cached per process, keyed by
+  Costs 1-6 ms per 250 frames; sequential files are decoded once here and from
+  the start at every reading, so re-encode a data set of them. Indices of paths are cached per process, keyed by
   path, modification time and size; bytes are indexed every time.
 
   Args:
@@ -124,7 +125,7 @@ def _build_index(file, name):
     raise VideoError(name, 'the video stream holds no frame')
   if height < 1 or width < 1:
     raise VideoError(name, 'the picture size is unknown')
-  sequential = not _stamps_are_usable(pts, codec, guessed)
+  sequential = not _stamps_are_usable(pts, guessed)
   count = _count_by_decoding(file, name) if sequential else len(pts)
   if count + discarded < announced:
     logging.log_first_n(
@@ -159,20 +160,18 @@ def _build_index(file, name):
   )
 
 
-def _stamps_are_usable(pts, codec, guessed):
+def _stamps_are_usable(pts, guessed):
   """Whether packets and frames agree on their time stamps.
 
   AVI stores decoding order only. With B frames FFmpeg guesses the stamps:
-  exactly for plain MPEG-4, whose B frames are never references, but wrongly for
-  pyramids (H.264 came back with up to 3 frames swapped) and for DivX's "packed
-  bitstream", where B frames hide inside other packets so that no packet seems
-  out of order although the decoder reports that there are B frames.
+  exactly for MPEG-4 with its B frames in packets of their own, but wrongly for
+  H.264 (up to 3 frames swapped) and for DivX's "packed bitstream", where B
+  frames hide inside other packets. Then no packet seems out of order although
+  the decoder reports B frames.
   """
   if None in pts or len(set(pts)) < len(pts):
     return False
-  if not guessed:
-    return True
-  return codec not in ('h264', 'hevc') and sorted(pts) != pts
+  return not guessed or sorted(pts) != pts
 
 
 def _hidden(codec, packet):

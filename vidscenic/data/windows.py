@@ -53,6 +53,16 @@ class Window(NamedTuple):
     x = (x - self.box[1]) * self.scale[1] - self.offset[1]
     return self.size[1] - x if self.flip else x
 
+  @property
+  def content(self) -> tuple[float, float, float, float]:
+    """(ymin, xmin, ymax, xmax) of the output that is not padding."""
+    top, left = (max(0, -offset) for offset in self.offset)
+    bottom = min(self.size[0], self.scaled[0] - self.offset[0])
+    right = min(self.size[1], self.scaled[1] - self.offset[1])
+    if self.flip:
+      left, right = self.size[1] - right, self.size[1] - left
+    return top, left, bottom, right
+
   def pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source pixel under the centre of each output pixel.
 
@@ -237,9 +247,17 @@ def multi_scale(
   return Window(tuple(source), box, size, (0, 0), size)
 
 
+def nearest(positions: np.ndarray, length: int, scaled: int) -> np.ndarray:
+  """Pixel of an axis of `length` under pixel centres of `scaled` ones.
+
+  floor((p + 0.5) length / scaled), in integers: exact for any size, and a
+  centre on the seam of two pixels belongs to the later one.
+  """
+  return (2 * positions + 1) * length // (2 * scaled)
+
+
 def _nearest(begin, length, scaled, offset, size):
   positions = np.arange(size) + offset
   inside = (positions >= 0) & (positions < scaled)
-  # floor((p + 0.5) * length / scaled) in integers: exact for any size.
-  nearest = (2 * positions + 1) * length // (2 * scaled)
-  return begin + np.clip(nearest, 0, length - 1), inside
+  pixels = nearest(positions, length, scaled)
+  return begin + np.clip(pixels, 0, length - 1), inside

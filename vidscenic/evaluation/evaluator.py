@@ -117,6 +117,17 @@ class Evaluator:
     Returns:
       {name: sum / count}, without names that counted nothing.
     """
+    totals = self.totals(fn, state, key=key)
+    return {k: float(s / n) for k, (s, n) in totals.items() if n}
+
+  def totals(
+    self, fn: Callable, state: Any, *, key: Hashable = None
+  ) -> dict[str, np.ndarray]:
+    """Adds over all batches; arguments as in `add_up`.
+
+    `fn` may return any arrays, pairs or not: {name: float64 array}, where a
+    pair has become one array with a leading axis of two.
+    """
     if key not in self._programs:
 
       def program(weights, batch, number):
@@ -129,11 +140,11 @@ class Evaluator:
     weights = state._replace(opt_state=())
     totals: dict[str, np.ndarray] = {}
     for batch, number in self.batches():
-      pairs = self._programs[key](weights, self.place(batch), number)
-      for name, pair in jax.device_get(pairs).items():
-        pair = np.asarray(pair, np.float64)
-        totals[name] = totals.get(name, 0.0) + pair
-    return {k: float(s / n) for k, (s, n) in totals.items() if n}
+      sums = self._programs[key](weights, self.place(batch), number)
+      for name, value in jax.device_get(sums).items():
+        value = np.asarray(value, np.float64)
+        totals[name] = totals.get(name, 0.0) + value
+    return totals
 
 
 class MeanLoss(Evaluator):

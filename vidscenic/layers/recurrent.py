@@ -41,8 +41,8 @@ def scan_time(
     **static: Python values for every call, such as train=True.
 
   Returns:
-    (last state, outputs with a time axis). Random draws differ between times
-    (streams 'dropout' and 'params').
+    (last state, outputs with a time axis). Dropout differs between times;
+    values that a step sows into 'intermediates' get a leading time axis.
   """
 
   def body(step, state, inputs, broadcast):
@@ -54,7 +54,7 @@ def scan_time(
   run = nn.scan(
     body,
     variable_broadcast='params',
-    variable_axes={'intermediates': time_axis},
+    variable_axes={'intermediates': 0},
     split_rngs={'params': False, 'dropout': True},
     in_axes=(time_axis, nn.broadcast),
     out_axes=time_axis,

@@ -28,7 +28,7 @@ def rgb_to_hsv(rgb):
     rgb: [..., 3]. Meant for [0, 1]; values outside are not clipped.
 
   Returns:
-    [..., 3]: hue in [0, 1), 0 for greys; saturation (max - min) / max, 0 where
+    [..., 3]: hue in [0, 1], 0 for greys; saturation (max - min) / max, 0 where
     max <= 0; value max.
   """
   r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]

@@ -188,7 +188,8 @@ def softmax_cross_entropy(logits, labels, *, label_smoothing=0.0, weight=1.0):
       loss = -_pick(log_p, safe_labels)
     else:
       # A class of probability 0 costs nothing even if its logit is -inf.
-      loss = -jnp.sum(jnp.where(soft[0] == 0, 0.0, soft[0] * log_p), axis=-1)
+      needed = jnp.where(soft[0] == 0, 0.0, log_p)
+      loss = -jnp.sum(soft[0] * needed, axis=-1)
     if label_smoothing == 0:
       return loss
     uniform = -jnp.mean(log_p, axis=-1)

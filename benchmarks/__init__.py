@@ -1,0 +1,1 @@
+"""Speed and memory against what the machine can do."""
