@@ -1,6 +1,7 @@
 # `make help` lists the targets. Variables can be set on the command line:
 #   make setup PYTHON=python3.12 EXTRAS=dev,gpu
-#   make train CONFIG=configs/smoke.py WORKDIR=runs/mine ARGS=--config.steps=10
+#   make train CONFIG=configs/smoke.py:steps=24 WORKDIR=runs/mine
+#   make train ARGS=--config.optim.lr=1e-3
 #   make test ARGS="tests/ops -k masking"
 
 PYTHON ?= python3

@@ -8,6 +8,7 @@ measured by, in turns with it, so that both meet the same machine.
 import collections
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -144,6 +145,7 @@ def _pipeline(folder, args, workers):
 
 
 def _time_batches(make, args):
+  before = set(threading.enumerate())
   begin = time.perf_counter()
   batches = make()
   try:
@@ -159,6 +161,10 @@ def _time_batches(make, args):
     cpu = time.process_time() - start_cpu
   finally:
     batches.close()
+    # Threads that are in the middle of a batch finish it: not during the
+    # next measurement.
+    for thread in set(threading.enumerate()) - before:
+      thread.join()
   want = (args.batch_size, args.clip_frames, args.crop, args.crop, 3)
   if batch['video'].shape != want:
     raise ValueError(f'got clips {batch["video"].shape}, expected {want}')

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from vidscenic.data import augment, resize, windows
 
@@ -391,181 +390,6 @@ def test_queries_without_tracks_are_masked_only():
   np.testing.assert_array_equal(out['query_points'][1], [0, 5, W])
 
 
-# --- resizing ---
-
-
-def noise(height=40, width=56):
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize('size', [(24, 24), (80, 61), (41, 56)])
-def test_no_antialias_is_the_rule_of_dmvr(size):
-  video = noise()
-  got = resize.resize_frames(video, size, method='bilinear_no_antialias')
-  axes = []
-  for old, new in zip(video.shape[1:3], size, strict=True):
-    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    low = np.floor(at).astype(int)
-    axes.append((low, np.minimum(low + 1, old - 1), at - low))
-  (y0, y1, wy), (x0, x1, wx) = axes
-  wy, wx = wy[:, None, None], wx[:, None]
-  rows = video[:, y0] * (1 - wy) + video[:, y1] * wy
-  want = rows[:, :, x0] * (1 - wx) + rows[:, :, x1] * wx
-  # Truncation: rounding errors decide next to whole numbers.
-  assert (got >= np.floor(want - 1e-6)).all()
-  assert (got <= np.floor(want + 1e-6)).all()
-
-
-@pytest.mark.parametrize('method', ['area', 'bilinear', 'bicubic', 'lanczos'])
-def test_pil_methods_are_pils(method):
-  video = noise()
-  filters = {'area': 4, 'bilinear': 2, 'bicubic': 3, 'lanczos': 1}
-  got = resize.resize_frames(video, (24, 30), method=method)
-  want = [
-    np.asarray(Image.fromarray(frame).resize((30, 24), filters[method]))
-    for frame in video
-  ]
-  np.testing.assert_array_equal(got, np.stack(want))
-
-
-@pytest.mark.parametrize('size', [(24, 30), (37, 51), (90, 100)])
-def test_fast_bilinear_is_close_to_antialiased_bilinear(size):
-  video = noise()
-  got = resize.resize_frames(video, size, method='fast_bilinear').astype(int)
-  want = resize.resize_frames(video, size, method='bilinear')
-  # swscale's 14-bit coefficients and YUV round trip, on noise.
-  assert np.abs(got - want).mean() < 1
-  assert np.abs(got - want).max() < 32
-  smooth = np.linspace(0, 255, 40 * 56 * 3).reshape(1, 40, 56, 3)
-  smooth = smooth.astype(np.uint8)
-  got = resize.resize_frames(smooth, size, method='fast_bilinear').astype(int)
-  want = resize.resize_frames(smooth, size, method='bilinear')
-  assert np.abs(got - want).max() <= 4
-
-
-def test_resizing_to_the_same_size_is_free():
-  video = noise()
-  assert resize.resize_frames(video, (40, 56), method='lanczos') is video
-
-
-@pytest.mark.parametrize(
-  'video, size, method, match',
-  [
-    (noise(), (3, 3), 'cubic', 'method'),
-    (noise().astype(np.float32), (3, 3), 'area', 'uint8'),
-    (noise()[..., :1], (3, 3), 'area', 'uint8'),
-    (noise(), (0, 3), 'area', 'size'),
-  ],
-)
-def test_unusable_resizes_are_named(video, size, method, match):
-  with pytest.raises(ValueError, match=match):
-    resize.resize_frames(video, size, method=method)
-
-
-def test_resize_smallest_rounds_like_dmvr():
-  # max(m, h m // w): 480x854 -> 256x455, not 456.
-  assert windows.smallest((480, 854), 256) == (256, 455)
-  assert windows.smallest((854, 480), 256) == (455, 256)
-  assert windows.smallest((100, 100), 30) == (30, 30)
-  clip = {'video': np.zeros((1, 48, 86, 3), np.uint8)}
-  assert augment.resize_smallest(clip, short_side=24)['video'].shape == (
-    1,
-    24,
-    43,
-    3,
-  )
-
-
-# --- random windows ---
-
-
-def draws(function, count=300, **kwargs):
-  return [
-    function(np.random.default_rng(seed), **kwargs) for seed in range(count)
-  ]
-
-
-def test_random_resized_windows_keep_their_ranges():
-  found = draws(
-    windows.random_resized,
-    source=(120, 200),
-    size=(50, 50),
-    area=(0.2, 0.6),
-    aspect=(0.5, 2.0),
-  )
-  tops = set()
-  for w in found:
-    top, left, height, width = w.box
-    assert 0 <= top <= 120 - height and 0 <= left <= 200 - width
-    assert 0.19 < height * width / 24000 < 0.61
-    assert 0.49 < width / height < 2.03
-    assert w.size == w.scaled == (50, 50)
-    tops.add(top)
-  assert len(tops) > 30
-  areas = [w.box[2] * w.box[3] / 24000 for w in found]
-  assert np.mean(areas) == pytest.approx(0.4, abs=0.03)
-
-
-def test_random_resized_falls_back_to_the_centre():
-  kwargs = dict(size=(10, 10), area=(0.9, 1.0), aspect=(3 / 4, 4 / 3))
-  rng = np.random.default_rng(0)
-  wide = windows.random_resized(rng, (30, 300), **kwargs)
-  assert wide.box == (0, 130, 30, 40)
-  tall = windows.random_resized(rng, (300, 30), **kwargs)
-  assert tall.box == (130, 0, 40, 30)
-
-
-def test_aspect_is_relative_to_the_output():
-  found = draws(
-    windows.random_resized,
-    source=(200, 400),
-    size=(50, 100),
-    area=(0.2, 0.3),
-    aspect=(1.0, 1.0),
-  )
-  ratios = [w.box[3] / w.box[2] for w in found]
-  np.testing.assert_allclose(ratios, 2.0, rtol=0.02)
-
-
-def test_random_crops_reach_every_place():
-  found = draws(
-    windows.random_crop, source=(20, 30), scaled=(10, 13), size=(8, 10)
-  )
-  assert {w.offset for w in found} == {
-    (y, x) for y in range(3) for x in range(4)
-  }
-  small = windows.random_crop(
-    np.random.default_rng(0), (20, 30), (6, 30), (8, 10)
-  )
-  assert small.scaled == (8, 30) and small.offset[0] == 0
-
-
-def test_three_windows_of_landscape_and_portrait():
-  offsets = [w.offset for w in windows.three((10, 25), (10, 25), (10, 10))]
-  assert offsets == [(0, 0), (0, 8), (0, 15)]  # ceil(7.5)
-  offsets = [w.offset for w in windows.three((25, 10), (25, 10), (10, 10))]
-  assert offsets == [(0, 0), (8, 0), (15, 0)]
-
-
-def test_multi_scale_windows_have_listed_sides_and_places():
-  found = draws(
-    windows.multi_scale,
-    source=(240, 320),
-    size=(224, 224),
-    scales=(1.0, 0.875, 0.75, 0.66),
-  )
-  sides = {240, 210, 180, 158}
-  assert {s for w in found for s in w.box[2:]} == sides
-  order = sorted(sides)
-  for w in found:
-    top, left, height, width = w.box
-    assert abs(order.index(height) - order.index(width)) <= 1
-    assert top % max(1, (240 - height) // 4) == 0
-    assert left % max(1, (320 - width) // 4) == 0
-    assert top + height <= 240 and left + width <= 320
-
-
 def test_random_functions_on_clips():
   clip = everything()
   rng = np.random.default_rng(0)
@@ -576,3 +400,13 @@ def test_random_functions_on_clips():
   height, width = out['video'].shape[1:3]
   assert 38 <= height <= 57 and 51 <= width <= 76
   assert (height, width) != (H, W)
+
+
+def test_resize_smallest_of_a_clip():
+  clip = {'video': np.zeros((1, 48, 86, 3), np.uint8)}
+  assert augment.resize_smallest(clip, short_side=24)['video'].shape == (
+    1,
+    24,
+    43,
+    3,
+  )

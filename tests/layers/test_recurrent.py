@@ -62,9 +62,7 @@ def example(normal, random):
   return params, state, inputs, context
 
 
-@pytest.mark.parametrize(
-  'options', [{}, dict(remat=True), dict(unroll=2)], ids=str
-)
+@pytest.mark.parametrize('options', [{}, dict(remat=True, unroll=2)], ids=str)
 def test_scan_equals_loop(example, jit, options):
   params, state, inputs, context = example
   assert set(params['params']) == {'step'}

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,6 +204,45 @@ def test_both_layouts_agree_and_low_precision_is_close(random, run, video):
   low = run(module, params, video)['tokens']
   assert low.dtype == jnp.bfloat16
   np.testing.assert_allclose(low.astype(jnp.float32), want, atol=0.1)
+
+
+class LateTokens(nn.Module):
+  """SimpleMAE: learned tokens join before the last block (layerlock.md 3.2)."""
+
+  scan: bool
+
+  def setup(self):
+    self.encoder = make(**ENCODERS['layerlock'], scan=self.scan)
+    self.late = self.param('late', nn.initializers.normal(), (12, 16))
+
+  def __call__(self, video, ids, *, num_frozen=0):
+    embedded = self.encoder.embed(video, ids=ids)
+    x = self.encoder.transformer(
+      embedded['tokens'], rotary=embedded['rotary'], stop=1,
+      num_frozen=num_frozen,
+    )  # fmt: skip
+    late = jnp.broadcast_to(self.late, (*x.shape[:-2], 12, 16))
+    code = self.encoder.rotary_code(embedded['grid'])
+    code = code.take(jnp.concatenate([ids, jnp.arange(12)]))
+    x = jnp.concatenate([x, late], axis=-2)
+    x = self.encoder.transformer(x, rotary=code, start=1, num_frozen=num_frozen)
+    return x[..., -12:, :]
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_tokens_can_join_late(random, run, video, scan):
+  module = LateTokens(scan)
+  ids = jnp.array([7, 0, 11, 4])
+  params = random(module, video, ids)
+  plain = random(make(**ENCODERS['layerlock'], scan=scan), video)['params']
+  assert jax.tree.map(jnp.shape, params['params']['encoder']) == jax.tree.map(
+    jnp.shape, plain
+  )
+  out = run(module, params, video, ids)
+  assert out.shape == (2, 12, 16)
+  np.testing.assert_allclose(
+    run(module, params, video, ids, num_frozen=1), out, atol=1e-6
+  )
 
 
 def test_bad_options_are_errors(shapes, video):

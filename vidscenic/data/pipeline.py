@@ -200,7 +200,13 @@ class _LoadAtRandom(grain.transforms.RandomMap):
         clip = self._transform.sample(self._source[index], rng)
         break
       except decode.VideoError as e:
-        logging.warning('%s: example %d replaced: %s', self._name, index, e)
+        logging.warning(
+          '%s: example %d replaced (%d in a row): %s',
+          self._name,
+          index,
+          failures + 1,
+          e,
+        )
         index = (index + 1) % len(self._source)
     else:
       raise decode.VideoError(
@@ -296,17 +302,24 @@ class _RowShard(grain.MapDataset):
 
 
 def _source_and_transform(spec, name):
-  source = vc.build(
-    spec['source'], field=f'data.{name}.source', **spec['source_kwargs']
-  )
-  transform = vc.build(
-    spec['transform'],
-    field=f'data.{name}.transform',
-    **spec['transform_kwargs'],
+  source, transform = (
+    _build(spec[part], spec[f'{part}_kwargs'], f'data.{name}', part)
+    for part in ('source', 'transform')
   )
   if not len(source):
     raise ValueError(f'data.{name}: the source {spec["source"]} is empty')
   return source, transform
+
+
+def _build(factory, kwargs, where, part):
+  """Builds a source or transform; its complaints say whose they are."""
+  try:
+    return vc.build(factory, field=f'{where}.{part}', **kwargs)
+  except (FileNotFoundError, ValueError) as e:
+    if str(e).startswith(where):
+      raise
+    kind = ValueError if isinstance(e, ValueError) else FileNotFoundError
+    raise kind(f'{where}: {e}') from e
 
 
 def _require_source(spec, name):

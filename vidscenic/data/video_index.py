@@ -71,8 +71,9 @@ def index_video(file: containers.File, *, name: str = '') -> VideoIndex:
   """Builds the frame index of a file, without decoding where possible.
 
   Costs 1-6 ms per 250 frames; sequential files are decoded once here and from
-  the start at every reading, so re-encode a data set of them. Indices of paths are cached per process, keyed by
-  path, modification time and size; bytes are indexed every time.
+  the start at every reading, so re-encode a data set of them. Indices of paths
+  are cached per process, keyed by path, modification time and size; bytes are
+  indexed every time.
 
   Args:
     file: path, or the bytes of a file.

@@ -172,12 +172,13 @@ class Block(nn.Module):
     return x
 
   def _check(self, kv):
-    unknown = [branch for branch in self.order if branch not in BRANCHES]
-    if unknown or len(set(self.order)) < len(self.order):
+    parts = '+'.join(self.order).split('+')
+    if set(self.order) - set(BRANCHES) or len(set(parts)) < len(parts):
       raise ValueError(
-        f'order must name each of {BRANCHES} at most once, got {self.order}'
+        f'order must be made of {BRANCHES}, with each of self, cross and mlp '
+        f'at most once, got {self.order}'
       )
-    if kv is None and any('cross' in branch for branch in self.order):
+    if kv is None and 'cross' in parts:
       raise ValueError(f'order={self.order} needs kv, got None')
     for name, known in (
       ('norm_placement', ('pre', 'post')),
@@ -317,9 +318,9 @@ class Transformer(nn.Module):
     hidden = []
     for first, last, frozen in ((start, split, True), (split, stop, False)):
       if last > first:
-        if frozen:
-          x, shared = jax.lax.stop_gradient((x, shared))
-        x, part = run(x, shared, first, last, frozen, **options)
+        # kv keeps its gradient from the blocks that train.
+        given = jax.lax.stop_gradient((x, shared)) if frozen else (x, shared)
+        x, part = run(*given, first, last, frozen, **options)
         hidden.append(part)
     if self.final_norm and (stop == self.depth or self.is_initializing()):
       y = norms.layer_norm(
@@ -332,7 +333,9 @@ class Transformer(nn.Module):
       x = y if stop == self.depth else x
     if not return_intermediates:
       return x
-    return x, jnp.concatenate(hidden) if hidden else jnp.zeros((0, *x.shape))
+    if not hidden:
+      hidden = [jnp.zeros((0, *x.shape), x.dtype)]
+    return x, jnp.concatenate(hidden)
 
   def _block(self, name):
     return Block(

@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 from vidscenic import config as vc
-from vidscenic.train import distributed, writers
+from vidscenic.train import checkpoints, distributed, writers
 
 # Changing these in a restart makes another experiment of it ...
 _IDENTITY = re.compile(r'^(task|data|seed|batch_size|init_from)(\.|$)')
@@ -40,7 +40,10 @@ def prepare(
   old = json.loads(stored.read_text()) if stored.exists() else None
   distributed.barrier('config_read')  # before process 0 replaces it
   if old is not None:
-    _compare(old, resolved, path, allow_config_change)
+    # Before its first checkpoint there is nothing that a change could spoil,
+    # and a mistyped path should not cost another workdir.
+    nothing_yet = not _has_checkpoint(path)
+    _compare(old, resolved, path, allow_config_change or nothing_yet)
   if jax.process_index() == 0:
     with writers.explained(path):
       path.mkdir(parents=True, exist_ok=True)
@@ -50,6 +53,11 @@ def prepare(
   distributed.barrier('config_written')
   _set_compilation_cache(path)
   return path
+
+
+def _has_checkpoint(path):
+  folder = path / checkpoints.FOLDER
+  return folder.exists() and any(p.name.isdigit() for p in folder.iterdir())
 
 
 def _compare(old, new, path, allowed):
