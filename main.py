@@ -9,10 +9,16 @@ Any field of the config can be set on the command line, for example
 --config=configs/smoke.py:steps=50.
 """
 
+import os
+import re
+import runpy
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from vidscenic import config as vc
+from vidscenic import config_checks
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file of the experiment.', lock_config=True
@@ -56,22 +62,22 @@ _PROCESS_ID = flags.DEFINE_integer(
 def main(argv):
   """Dispatches on --mode."""
   if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+    sys.exit(f'unexpected arguments: {" ".join(argv[1:])}')
   if _CONFIG.value is None:
-    raise app.UsageError(
-      '--config is missing, such as --config=configs/smoke.py'
-    )
+    sys.exit('--config is missing, such as --config=configs/smoke.py')
   if _MODE.value != 'dry_run' and not _WORKDIR.value:
-    raise app.UsageError('--workdir is missing, such as --workdir=runs/smoke')
+    sys.exit('--workdir is missing, such as --workdir=runs/smoke')
+  try:
+    config = vc.finalize(_CONFIG.value)
+  except ValueError as e:
+    sys.exit(str(e))
 
-  # Imported here so that --help stays fast.
-  from vidscenic import config as vc
+  # jax and what needs it is imported here: --help and refusals stay fast.
   from vidscenic.train import distributed
 
   distributed.initialize(
     _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   )
-  config = vc.finalize(_CONFIG.value)
   if _MODE.value == 'dry_run':
     from vidscenic.train import dry_run
 
@@ -92,6 +98,34 @@ def main(argv):
       sys.exit(config.preempted_exit_code)
 
 
+def _parse_flags(argv):
+  """Parses the flags; a wrong config file or field is named in one line."""
+  joined = '\0'.join(argv)
+  given = re.search(r'\0--?config[=\0]([^\0:]*)(?::([^\0]*))?', joined)
+  if given and not os.path.isfile(given[1]):
+    sys.exit(f'--config={given[1]}: no such file')
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError):
+    # An override of a field that does not exist, unless the file has a mistake
+    # of its own, which running it again shows.
+    if given:
+      arguments = () if given[2] is None else (given[2],)
+      config = runpy.run_path(given[1])['get_config'](*arguments)
+      _check_overrides(config, argv[1:])
+    raise
+
+
+def _check_overrides(config, arguments):
+  for argument in arguments:
+    override = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+    try:
+      if override:
+        config_checks.get_field(config, override[1])
+    except ValueError as e:
+      sys.exit(f'{argument}: {e}')
+
+
 if __name__ == '__main__':
   logging.set_verbosity(logging.INFO)
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

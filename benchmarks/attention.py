@@ -61,10 +61,15 @@ def measure(args) -> list[report.Table]:
           progress(f'{name}, {length} tokens: one block, left out')
           continue
         progress(f'{name}, {length} tokens')
-        row = {'length': length, 'implementation': name}
         for part, grad in (('forward', False), ('both', True)):
-          row |= _time(part, grad, options, (q, k, v), args.repeats)
-        rows.append(row)
+          rows.append(
+            {
+              'tokens': length,
+              'implementation': name,
+              'pass': part,
+              **_time(grad, options, (q, k, v), args.repeats),
+            }
+          )
   return [
     report.Table(
       'attention',
@@ -81,7 +86,7 @@ def measure(args) -> list[report.Table]:
   ]
 
 
-def _time(part, grad, options, inputs, repeats):
+def _time(grad, options, inputs, repeats):
   """Columns of one implementation, forward or with the backward pass."""
   ideal = inspect.ideal_seconds(
     inspect.matmul_flops(jax.jit(_function(grad)).trace(*inputs))
@@ -92,12 +97,12 @@ def _time(part, grad, options, inputs, repeats):
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return {f'{part}_ms': 'out of memory'}
+    return {'ms': 'out of memory'}
   return {
-    f'{part}_ms': 1e3 * seconds.median,
-    f'{part}_spread_percent': 100 * seconds.spread,
-    f'{part}_temp_mib': inspect.cost(compiled)['temp_bytes'] / 2**20,
-    f'{part}_fraction_of_matmul': ideal / seconds.median,
+    'ms': 1e3 * seconds.median,
+    'spread_percent': 100 * seconds.spread,
+    'temp_mib': inspect.cost(compiled)['temp_bytes'] / 2**20,
+    'fraction_of_matmul': ideal / seconds.median,
   }
 
 

@@ -6,6 +6,7 @@ measured by, in turns with it, so that both meet the same machine.
 """
 
 import collections
+import functools
 import os
 import pathlib
 import threading
@@ -20,8 +21,9 @@ from vidscenic import config as vc
 from vidscenic.data import decode, pipeline
 
 MIN_RATIO = 0.85
+_GOLDEN_RATIO = 0.6180339887
 # (threads, workers, keyframe distance): clips/s of the reference.
-_POOL_REFERENCE = {(2, 32): 169.0}
+_POOL_REFERENCE = {(2, 0, 32): 169.0}
 _REFERENCE = {(2, 0, 32): 151.0, (2, 2, 32): 118.0}
 
 
@@ -38,39 +40,26 @@ def measure(
   rows = []
   for gop, folder in folders.items():
     progress(f'loader, keyframe every {gop} frames')
-    makers = {'plain pool': lambda folder=folder: plain_pool(folder, args)}
+    # (name, processes, how to start it)
+    loaders = [('plain pool', 0, functools.partial(plain_pool, folder, args))]
     for workers in (0, *args.workers):
       name = f'pipeline, {workers} processes' if workers else 'pipeline'
-      makers[name] = lambda folder=folder, workers=workers: _pipeline(
-        folder, args, workers
-      )
+      make = functools.partial(_pipeline, folder, args, workers)
+      loaders.append((name, workers, make))
     samples = collections.defaultdict(list)
-    for _ in range(args.repeats):
-      for name, make in makers.items():
-        samples[name].append(_time_batches(make, args))
+    for repeat in range(args.repeats):
+      for name, workers, make in loaders:
+        sample = _time_batches(functools.partial(make, repeat), workers, args)
+        samples[name].append(sample)
     pool = samples['plain pool']
-    for name, workers in zip(makers, (0, 0, *args.workers), strict=True):
-      key = (args.threads, workers, gop)
-      is_pool = name == 'plain pool'
-      clips = args.batches * args.batch_size
-      rate = timing.summarize([clips / s.wall for s in samples[name]])
-      ratio = [
-        p.wall / s.wall for p, s in zip(pool, samples[name], strict=True)
-      ]
+    for name, workers, _ in loaders:
+      references = _POOL_REFERENCE if name == 'plain pool' else _REFERENCE
       rows.append(
         {
           'loader': name,
           'keyframe_every': gop,
-          'clips_per_s': rate.median,
-          'spread_percent': 100 * rate.spread,
-          'ratio_to_pool': float(np.median(ratio)),
-          'cpu_ms_per_clip': None
-          if workers  # theirs is not ours to measure
-          else float(np.median([1e3 * s.cpu / clips for s in samples[name]])),
-          'first_batch_s': float(np.median([s.first for s in samples[name]])),
-          'reference_per_s': _POOL_REFERENCE.get(key[::2])
-          if is_pool
-          else _REFERENCE.get(key),
+          **_columns(samples[name], pool, workers, args),
+          'reference_per_s': references.get((args.threads, workers, gop)),
         }
       )
   met = all(
@@ -88,17 +77,20 @@ def measure(
   )
 
 
-def plain_pool(folder: pathlib.Path, args) -> Iterator[dict[str, np.ndarray]]:
+def plain_pool(
+  folder: pathlib.Path, args, seed: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
   """Endless batches: threads make clips, the caller's thread stacks them."""
   files = sorted(folder.iterdir())
   side = args.crop
 
   def load(number):
-    rng = np.random.default_rng(number)
+    rng = np.random.default_rng([seed, number])
     file = files[number % len(files)]
     index = decode.index_video(file)
     span = (args.clip_frames - 1) * args.stride
-    start = rng.integers(max(index.num_frames - span, 1))
+    # Evenly spread: a clip costs more the farther it is from a keyframe.
+    start = int(number * _GOLDEN_RATIO % 1 * max(index.num_frames - span, 1))
     numbers = start + np.arange(args.clip_frames) * args.stride
     video = decode.read_frames(file, numbers % index.num_frames, index)
     top, left = (rng.integers(n - side + 1) for n in video.shape[1:3])
@@ -127,7 +119,7 @@ class _Sample(collections.namedtuple('_Sample', 'wall cpu first')):
   """Seconds of the timed batches on clock and CPU, and to the first batch."""
 
 
-def _pipeline(folder, args, workers):
+def _pipeline(folder, args, workers, seed):
   spec = vc.data_spec(
     source='vidscenic.data.sources:VideoFolder',
     source_kwargs={'path': os.fspath(folder)},
@@ -141,10 +133,25 @@ def _pipeline(folder, args, workers):
     num_threads=args.threads,
     num_workers=workers,
   )
-  return pipeline.make_train_iter(spec, batch_size=args.batch_size, seed=0)
+  return pipeline.make_train_iter(spec, batch_size=args.batch_size, seed=seed)
 
 
-def _time_batches(make, args):
+def _columns(samples, pool, workers, args):
+  clips = args.batches * args.batch_size
+  rate = timing.summarize([clips / s.wall for s in samples])
+  ratios = [p.wall / s.wall for p, s in zip(pool, samples, strict=True)]
+  cpu = [1e3 * s.cpu / clips for s in samples]
+  return {
+    'clips_per_s': rate.median,
+    'spread_percent': 100 * rate.spread,
+    'ratio_to_pool': float(np.median(ratios)),
+    # The time of other processes is not ours to read.
+    'cpu_ms_per_clip': None if workers else float(np.median(cpu)),
+    'first_batch_s': float(np.median([s.first for s in samples])),
+  }
+
+
+def _time_batches(make, workers, args):
   before = set(threading.enumerate())
   begin = time.perf_counter()
   batches = make()
@@ -162,8 +169,8 @@ def _time_batches(make, args):
   finally:
     batches.close()
     # Threads that are in the middle of a batch finish it: not during the
-    # next measurement.
-    for thread in set(threading.enumerate()) - before:
+    # next measurement. (Those that serve processes stay.)
+    for thread in () if workers else set(threading.enumerate()) - before:
       thread.join()
   want = (args.batch_size, args.clip_frames, args.crop, args.crop, 3)
   if batch['video'].shape != want:

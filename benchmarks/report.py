@@ -112,25 +112,15 @@ def describe(where: dict[str, Any]) -> str:
 
 
 def format_table(table: Table) -> str:
-  """Title, aligned columns, notes."""
-  columns = list(dict.fromkeys(c for row in table.rows for c in row))
-  cells = [columns] + [
-    [format_cell(row.get(column, '')) for column in columns]
-    for row in table.rows
-  ]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-  text = [
-    any(isinstance(row.get(column), str) for row in table.rows)
-    for column in columns
-  ]
-  lines = [
-    '  '.join(
-      cell.ljust(width) if left else cell.rjust(width)
-      for cell, width, left in zip(line, widths, text, strict=True)
-    ).rstrip()
-    for line in cells
-  ]
-  lines.insert(1, '  '.join('-' * width for width in widths))
+  """Title, aligned columns, notes; a few wide rows are turned into columns."""
+  names = list(dict.fromkeys(c for row in table.rows for c in row))
+  body = [[format_cell(row.get(name)) for name in names] for row in table.rows]
+  lines = _align([names, *body], _are_texts(table.rows, names))
+  if len(lines[0]) > _MAX_WIDTH and len(body) <= _MAX_TURNED:
+    turned = [list(cells) for cells in zip(names, *body, strict=True)]
+    lines = _align(turned, [True] + [False] * len(body))
+  else:
+    lines.insert(1, re.sub(r'\S(\S| \S)*', _dashes, lines[0]))
   return '\n'.join([table.title, *lines, *table.notes])
 
 

@@ -5,15 +5,13 @@ A config file starts from `base_config()`, sets what differs and returns
 once more: the second pass re-checks everything and changes nothing.
 """
 
-import difflib
 import importlib
 import inspect
 from typing import Any
 
 import ml_collections as mlc
 
-_SCHEDULES = ('constant', 'cosine', 'linear', 'rsqrt', 'wsd', 'piecewise')
-_OPTIMIZERS = ('adamw', 'lamb', 'sgd', 'muon')
+from vidscenic import config_checks as checks
 
 
 def base_config() -> mlc.ConfigDict:
@@ -34,7 +32,7 @@ def base_config() -> mlc.ConfigDict:
   config.task.kwargs = mlc.ConfigDict()  # arguments of the task's class
 
   config.data = mlc.ConfigDict()
-  config.data.train = data_spec()
+  config.data.train = data_spec()  # what is trained on
 
   config.optim = optim = mlc.ConfigDict()
   optim.name = 'adamw'  # adamw, lamb, sgd or muon
@@ -175,7 +173,7 @@ def finalize(config: mlc.ConfigDict) -> mlc.ConfigDict:
     config.schedules[name] = _fill(
       schedule_spec(), config.schedules[name], f'schedules.{name}'
     )
-  _check_values(config)
+  checks.check_values(config)
   config.lock()
   return config
 
@@ -197,7 +195,9 @@ def parse_arg(arg: str, **defaults) -> mlc.ConfigDict:
   for item in filter(None, (part.strip() for part in (arg or '').split(','))):
     name, given, text = item.partition('=')
     if name not in defaults:
-      raise ValueError(_unknown(f'config argument {name!r}', name, defaults))
+      raise ValueError(
+        checks.unknown(f'config argument {name!r}', name, defaults)
+      )
     kind = type(defaults[name])
     if kind is bool:
       values = {'': True, 'true': True, '1': True, 'false': False, '0': False}
@@ -234,7 +234,9 @@ def resolve(factory: str, field: str = 'factory') -> Any:
     raise  # the module exists but one of its own imports is missing
   if not hasattr(module, name):
     public = [n for n in vars(module) if not n.startswith('_')]
-    raise ValueError(_unknown(f'{field}={factory!r}: {name!r}', name, public))
+    raise ValueError(
+      checks.unknown(f'{field}={factory!r}: {name!r}', name, public)
+    )
   return getattr(module, name)
 
 
@@ -264,7 +266,7 @@ def build(factory: str, *args, field: str = 'factory', **kwargs) -> Any:
     for name in kwargs:
       if name not in allowed:
         raise ValueError(
-          _unknown(f'{factory} argument {name!r}', name, allowed)
+          checks.unknown(f'{factory} argument {name!r}', name, allowed)
         )
     missing = [
       p.name
@@ -297,7 +299,7 @@ def difference(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
   return changes
 
 
-# --- checks ---
+# --- private ---
 
 
 # Subtrees whose keys belong to the experiment.
@@ -308,7 +310,7 @@ def _check_fields(given, known, prefix):
   for name, value in given.items():
     where = f'{prefix}{name}'
     if name not in known:
-      raise ValueError(_unknown(f'config field {where!r}', name, known))
+      raise ValueError(checks.unknown(f'config field {where!r}', name, known))
     if where in _FREE:
       if not isinstance(value, mlc.ConfigDict):
         raise ValueError(f'{where} must be a ConfigDict, got {value!r}')
@@ -324,7 +326,7 @@ def _fill(defaults, overrides, where):
   """Puts overrides over defaults, checking names and types."""
   for name, value in dict(overrides).items():
     if name not in defaults:
-      raise ValueError(_unknown(f'{where}.{name}', name, defaults))
+      raise ValueError(checks.unknown(f'{where}.{name}', name, defaults))
     default = defaults[name]
     if isinstance(default, mlc.ConfigDict):
       if not isinstance(value, (mlc.ConfigDict, dict)):
@@ -358,136 +360,5 @@ def _finalize_data(spec, where):
       spec[group][name] = _finalize_data(
         spec[group][name], f'{where}.{group}.{name}'
       )
-  kinds = [bool(spec.source), bool(len(spec.mixture)), bool(len(spec.streams))]
-  if sum(kinds) > 1:
-    raise ValueError(
-      f'{where}: set only one of source, mixture and streams, got '
-      f'source={spec.source!r}, mixture={list(spec.mixture)}, '
-      f'streams={list(spec.streams)}'
-    )
-  if spec.repeats < 1:
-    raise ValueError(f'{where}.repeats={spec.repeats}: want 1 or more')
-  if spec.weight <= 0:
-    raise ValueError(f'{where}.weight={spec.weight}: want more than 0')
-  for name in ('num_threads', 'num_workers', 'batch_size'):
-    if spec[name] < 0:
-      raise ValueError(f'{where}.{name}={spec[name]}: want 0 or more')
-  for name, part in spec.mixture.items():
-    if len(part.streams) or part.batch_size:
-      raise ValueError(
-        f'{where}.mixture.{name}: a part of a mixture has no streams and no '
-        'batch_size'
-      )
-    if part.repeats != spec.repeats:
-      raise ValueError(
-        f'{where}.mixture.{name}.repeats={part.repeats} but {where}.repeats='
-        f'{spec.repeats}: a mixture needs one value'
-      )
-  for name, part in spec.streams.items():
-    if part.batch_size < 1 or len(part.streams):
-      raise ValueError(
-        f'{where}.streams.{name}: want batch_size >= 1 and no inner streams, '
-        f'got batch_size={part.batch_size}, streams={list(part.streams)}'
-      )
+  checks.check_data(spec, where)
   return spec
-
-
-def _check_values(config):
-  positive = ('steps', 'batch_size', 'accum_steps', 'log.every_steps')
-  for field in positive + ('checkpoint.every_steps', 'checkpoint.keep_last'):
-    _want(config, field, lambda v: v >= 1, '1 or more')
-  for field in (
-    'seed',
-    'optim.lr',
-    'optim.weight_decay',
-    'optim.clip_norm',
-    'checkpoint.keep_best',
-    'guard.max_bad_steps',
-    'guard.max_rollbacks',
-    'profile.start',
-    'profile.steps',
-    'compile_ahead_steps',
-    'preempted_exit_code',
-  ):
-    _want(config, field, lambda v: v >= 0, '0 or more')
-  for field in ('optim.b1', 'optim.b2', 'optim.momentum'):
-    _want(config, field, lambda v: 0 <= v < 1, 'a number in [0, 1)')
-  for field in ('ema.decay', 'guard.max_replaced'):
-    _want(config, field, lambda v: 0 <= v <= 1, 'a number in [0, 1]')
-  _want(config, 'optim.layer_decay', lambda v: 0 < v <= 1, 'a number in (0, 1]')
-  _choice(config, 'optim.name', _OPTIMIZERS)
-  _choice(config, 'checkpoint.best_mode', ('max', 'min'))
-  _choice(config, 'init_from.params', ('params', 'ema'))
-  if config.batch_size % config.accum_steps:
-    raise ValueError(
-      f'batch_size={config.batch_size} is not a multiple of '
-      f'accum_steps={config.accum_steps}'
-    )
-  streams = config.data.train.streams
-  if len(streams):
-    total = sum(part.batch_size for part in streams.values())
-    if total != config.batch_size:
-      raise ValueError(
-        f'batch_size={config.batch_size} but the streams of data.train add up '
-        f'to {total}'
-      )
-  sizes = [config.mesh[name] for name in ('data', 'fsdp', 'model')]
-  if sizes.count(-1) > 1 or any(s != -1 and s < 1 for s in sizes):
-    raise ValueError(f'mesh={config.mesh.to_dict()}: want sizes >= 1, one -1')
-  if config.mesh.model != 1:
-    raise ValueError('mesh.model is reserved: no layer is split over it yet')
-  for name, spec in config.evals.items():
-    where = f'evals.{name}'
-    if spec.every_steps < 1:
-      raise ValueError(f'{where}.every_steps={spec.every_steps}: want >= 1')
-    if spec.params not in ('params', 'ema'):
-      raise ValueError(
-        f"{where}.params={spec.params!r}: want 'params' or 'ema'"
-      )
-    if spec.params == 'ema' and not config.ema.decay:
-      raise ValueError(f"{where}.params='ema' but ema.decay=0: no averaging")
-  best = config.checkpoint.best_metric
-  if bool(best) != bool(config.checkpoint.keep_best):
-    raise ValueError(
-      f'checkpoint.best_metric={best!r} and checkpoint.keep_best='
-      f'{config.checkpoint.keep_best} go together: set both or none'
-    )
-  if best and best.split('/')[0] not in config.evals:
-    raise ValueError(
-      _unknown(
-        f'checkpoint.best_metric={best!r}: evaluator', best, config.evals
-      )
-    )
-  for field in (
-    'optim.schedule',
-    'optim.weight_decay_schedule',
-    'ema.schedule',
-  ):
-    _choice(config, f'{field}.name', _SCHEDULES)
-  for name in config.schedules:
-    _choice(config, f'schedules.{name}.name', _SCHEDULES)
-
-
-def _get(config, field):
-  for part in field.split('.'):
-    config = config[part]
-  return config
-
-
-def _want(config, field, ok, wanted):
-  value = _get(config, field)
-  if not ok(value):
-    raise ValueError(f'{field}={value}: want {wanted}')
-
-
-def _choice(config, field, allowed):
-  value = _get(config, field)
-  if value not in allowed:
-    raise ValueError(_unknown(f'{field}={value!r}', value, allowed))
-
-
-def _unknown(what, name, known):
-  known = sorted(known)
-  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-  hint = f'did you mean {near[0]!r}?' if near else f'valid: {", ".join(known)}'
-  return f'{what} is unknown; {hint}'

@@ -1,8 +1,7 @@
 """A small masked autoencoder for clips, after MAE-ST (arXiv 2205.09113).
 
-The encoder sees the visible patches only; a narrow decoder fills the rest in.
-Unlike the paper there is no class token, and positions are a fixed 3-D sincos
-table in both parts.
+Unlike there, positions are 3-D rotary codes, with which a model this small
+learns to copy from neighbours much sooner, and there is no class token.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vidscenic.layers import position, transformer, vit
+from vidscenic.layers import transformer, vit
 from vidscenic.ops import masking
 
 
@@ -31,38 +30,39 @@ class MaskedAutoencoder(nn.Module):
 
   @nn.compact
   def __call__(self, video, ids):
-    """Predicts patches.
+    """Fills in clips.
 
     Args:
-      video: float[B, T, H, W, 3] in [-1, 1].
+      video: float[B, T, H, W, 3]
       ids: int32[B, K], row-major numbers of the visible patches.
 
     Returns:
-      float32[B, N, pixels per patch], the same order as `video.patchify`.
+      float32[B, N, pixels per patch], in the order of `ops.video.patchify`.
     """
     common = dict(scan=self.scan, remat=self.remat, dtype=self.dtype)
-    encoded = vit.VisionTransformer(
+    encoder = vit.VisionTransformer(
       width=self.width,
       depth=self.depth,
       num_heads=self.num_heads,
       mlp_features=4 * self.width,
       patch=self.patch,
-      positions='sincos_3d',
+      positions='none',
+      rotary={'fractions': (0.25, 0.375, 0.375)},  # time, rows, columns
       name='encoder',
       **common,
-    )(video, ids=ids)
+    )
+    encoded = encoder(video, ids=ids)
     width = self.decoder_width
-    embed = nn.Dense(width, dtype=self.dtype, name='embed')
     tokens = masking.scatter_tokens(
-      embed(encoded['tokens']).astype(jnp.float32),
+      nn.Dense(width, name='embed')(encoded['tokens']),
       ids,
       num_tokens=math.prod(encoded['grid']),
       fill=self.param('mask_token', nn.initializers.normal(0.02), (width,)),
     )
-    tokens += position.sincos_3d(encoded['grid'], width).reshape(-1, width)
-    block = dict(num_heads=self.num_heads, mlp_features=4 * width)
+    num_heads = width // (self.width // self.num_heads)  # of the same width
+    block = dict(num_heads=num_heads, mlp_features=4 * width)
     tokens = transformer.Transformer(
       self.decoder_depth, block, final_norm=True, name='decoder', **common
-    )(tokens)
-    pixels = 3 * math.prod(self.patch)
-    return nn.Dense(pixels, name='head')(tokens.astype(jnp.float32))
+    )(tokens, rotary=encoder.rotary_code(encoded['grid']))
+    pixels, zeros = 3 * math.prod(self.patch), nn.initializers.zeros
+    return nn.Dense(pixels, kernel_init=zeros, name='head')(tokens)

@@ -14,6 +14,9 @@ from vidscenic.ops import video as video_ops
 class MaskedVideo(task.Task):
   """Mean squared error on the patches that the encoder does not see.
 
+  The model gets and predicts differences from the mean visible colour, so it
+  starts as the trivial control that its evaluation prints beside it.
+
   Args:
     clip: (T, H, W) of a training clip.
     mask_ratio: fraction of patches hidden from the encoder, in (0, 1).
@@ -38,32 +41,20 @@ class MaskedVideo(task.Task):
     return self.model.init(rng, video, ids)['params'], {}
 
   def loss(self, params, model_state, batch, ctx):
-    patches, mask, predicted = self._forward(params, batch, ctx)
-    hidden = mask.hidden[..., None]
-    weight = hidden * batch['mask'][:, None, None]
-    terms = {'mse': (*losses.squared(predicted - patches, weight=weight), 1.0)}
-    figures = {}
-    if not ctx.train:
-      # The trivial control: every hidden patch in the mean visible colour.
-      seen = masking.take_tokens(patches, mask.keep_ids)
-      colour = seen.reshape(len(seen), -1, 3).mean(axis=1)
-      constant = jnp.tile(colour[:, None], patches.shape[-1] // 3)
-      for name, guess in (('model', predicted), ('mean_colour', constant)):
-        whole = jnp.where(hidden, guess, patches)
-        figures[f'psnr_{name}'] = metrics.psnr(
-          whole, patches, value_range=2.0, mask=batch['mask']
-        )
-    return task.LossOut(terms, figures, model_state)
+    clips, hidden = self._forward(params, batch, ctx)
+    error = clips['predicted'] - clips['truth']
+    mse = losses.squared(error, weight=hidden * batch['mask'][:, None, None])
+    figures = {
+      f'psnr_{name}': metrics.psnr(
+        clips[name], clips['truth'], value_range=2.0, mask=batch['mask']
+      )
+      for name in ('predicted', 'mean_colour')
+    }
+    return task.LossOut({'mse': (*mse, 1.0)}, figures, model_state)
 
   def predict(self, params, model_state, batch, ctx, carry=None):
-    """Returns clips in [-1, 1]: the visible part, the guess, the truth."""
-    patches, mask, predicted = self._forward(params, batch, ctx)
-    hidden = mask.hidden[..., None]
-    clips = {
-      'visible': jnp.where(hidden, 0.0, patches),
-      'predicted': jnp.where(hidden, predicted, patches),
-      'truth': patches,
-    }
+    """Returns clips in [-1, 1]: visible, predicted, mean_colour, truth."""
+    clips, _ = self._forward(params, batch, ctx)
     for name, x in clips.items():
       x = x.reshape(len(x), *self.grid, -1)
       clips[name] = video_ops.unpatchify(x, self.patch)
@@ -71,11 +62,19 @@ class MaskedVideo(task.Task):
 
   def _forward(self, params, batch, ctx):
     video = video_ops.normalize(batch['video'])
+    truth = video_ops.patchify(video, self.patch)
+    truth = truth.reshape(len(truth), self.num_tokens, -1)
     keys = masking.row_keys(ctx.rng, ctx.rows)
     mask = masking.random_mask(
       keys, num_tokens=self.num_tokens, num_keep=self.num_keep
     )
-    patches = video_ops.patchify(video, self.patch)
-    patches = patches.reshape(len(patches), self.num_tokens, -1)
-    predicted = self.model.apply({'params': params}, video, mask.keep_ids)
-    return patches, mask, predicted
+    seen = masking.take_tokens(truth, mask.keep_ids)
+    colour = seen.reshape(len(seen), -1, 3).mean(axis=1)
+    control = jnp.tile(colour[:, None], truth.shape[-1] // 3)
+    predicted = control + self.model.apply(
+      {'params': params}, video - colour[:, None, None, None], mask.keep_ids
+    )
+    hidden = mask.hidden[..., None]
+    guesses = {'visible': 0.0, 'predicted': predicted, 'mean_colour': control}
+    clips = {k: jnp.where(hidden, v, truth) for k, v in guesses.items()}
+    return {**clips, 'truth': truth}, hidden

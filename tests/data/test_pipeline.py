@@ -106,7 +106,9 @@ def test_processes_draw_different_augmentations():
     assert not np.intersect1d(a['sampled'], b['sampled']).size
 
 
-def test_every_epoch_holds_every_row_once_in_a_new_order():
+@pytest.mark.parametrize('small', [0, 20])
+def test_every_epoch_holds_every_row_once_in_a_new_order(small, monkeypatch):
+  monkeypatch.setattr(pipeline, '_SMALL_SOURCE', small)  # both ways to shuffle
   batches = take(spec_of(), 10, batch_size=4)
   rows = np.concatenate([b['index'] for b in batches])
   first, second = rows[:20], rows[20:]

@@ -1,11 +1,24 @@
 """Attention against slow NumPy, chunking, masks, shared keys, precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vidscenic.layers import attention, position
+
+FAST = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
+
+
+def attend(q, k, v, **options):
+  """Compiled attention; bias, mask and options are constants."""
+  call = functools.partial(attention.dot_product_attention, **options)
+  return jax.jit(call, compiler_options=FAST)(q, k, v)
 
 
 def slow_attention(q, k, v, *, bias=None, mask=None, masked_rows='uniform'):
@@ -42,7 +55,7 @@ def test_equals_numpy_with_bias_and_mask(normal, masked_rows, query_chunk):
   bias = normal(2, 3, 7, 5, seed=4)
   mask = np.asarray(normal(2, 3, 7, 5, seed=5)) > 0
   mask[1, :, 2] = False  # a row without any key
-  got = attention.dot_product_attention(
+  got = attend(
     q, k, v, bias=bias, mask=jnp.asarray(mask), masked_rows=masked_rows,
     query_chunk=query_chunk,
   )  # fmt: skip
@@ -67,14 +80,12 @@ def test_masks_and_biases_broadcast(normal, mask_shape):
   small = jnp.asarray(np.asarray(normal(*mask_shape)) > -0.3)
   bias = normal(*mask_shape, seed=9)
   full = (2, 3, 7, 5)
-  want = attention.dot_product_attention(
+  want = attend(
     q, k, v, mask=jnp.broadcast_to(small, full),
     bias=jnp.broadcast_to(bias, full),
   )  # fmt: skip
   for query_chunk in (0, 2):
-    got = attention.dot_product_attention(
-      q, k, v, mask=small, bias=bias, query_chunk=query_chunk
-    )
+    got = attend(q, k, v, mask=small, bias=bias, query_chunk=query_chunk)
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -117,15 +128,15 @@ def test_shared_keys_equal_copied_keys(normal):
   q = normal(2, 4, 7, 3, 4, seed=1)  # [B, K, Q, heads, d]
   k, v = normal(2, 1, 5, 3, 4, seed=2), normal(2, 1, 5, 3, 4, seed=3)
   tiled = [jnp.repeat(x, 4, axis=1) for x in (k, v)]
-  want = attention.dot_product_attention(q, *tiled)
+  want = attend(q, *tiled)
   for query_chunk in (0, 4):
-    got = attention.dot_product_attention(q, k, v, query_chunk=query_chunk)
+    got = attend(q, k, v, query_chunk=query_chunk)
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_softmax_is_float32_in_bfloat16(normal):
   q, k, v = (x.astype(jnp.bfloat16) for x in example(normal, keys=300))
-  out, weights = attention.dot_product_attention(q, k, v, return_weights=True)
+  out, weights = attend(q, k, v, return_weights=True)
   assert out.dtype == jnp.bfloat16 and weights.dtype == jnp.float32
   # 300 bfloat16 weights would sum to 1 within about 1e-2 only.
   np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
@@ -174,14 +185,40 @@ def test_fused_kernel_gets_equivalent_operands(normal, monkeypatch, masked):
     extra = dict(
       mask=jnp.asarray(mask), bias=normal(3, 1, 5), masked_rows='zero'
     )
-  got = attention.dot_product_attention(
-    q, k, v, implementation='cudnn', **extra
-  )
-  want = attention.dot_product_attention(q, k, v, **extra)
+  got = attend(q, k, v, implementation='cudnn', **extra)
+  want = attend(q, k, v, **extra)
   # bfloat16: 8 bits
   np.testing.assert_allclose(
     got.astype(jnp.float32), want.astype(jnp.float32), atol=3e-2
   )
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != 'gpu', reason='the fused kernel needs a GPU'
+)
+def test_fused_kernel_agrees_with_xla(normal):
+  q = normal(2, 4, 128, 3, 64).astype(jnp.bfloat16)
+  k, v = (normal(2, 1, 64, 3, 64, seed=s).astype(jnp.bfloat16) for s in (1, 2))
+
+  def loss(args, implementation):
+    out = attention.dot_product_attention(
+      *args, implementation=implementation
+    ).astype(jnp.float32)
+    return jnp.sum(jnp.sin(out)), out
+
+  grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+  for got, want in zip(
+    jax.tree.leaves(grad((q, k, v), 'cudnn')),
+    jax.tree.leaves(grad((q, k, v), 'xla')),
+    strict=True,
+  ):
+    want = want.astype(jnp.float32)
+    size = float(jnp.abs(want).max())
+    np.testing.assert_allclose(
+      got.astype(jnp.float32),
+      want,
+      atol=2e-2 * size,  # bfloat16
+    )
 
 
 def test_unknown_options_are_errors(normal):

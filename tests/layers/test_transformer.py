@@ -298,14 +298,17 @@ def test_frozen_blocks_get_exactly_zero_gradient(results, scan):
   assert free_x.any() and not held_x.any()
 
 
-def test_shared_keys_keep_their_gradient_from_trained_blocks(stack, jit):
-  params, x, kv = stack()
-  params = {'params': transformer.stack_blocks(params)}
+def test_shared_keys_keep_their_gradient_from_trained_blocks(
+  normal, random, jit
+):
+  block = dict(num_heads=1, mlp_features=4, order=('cross',))
+  module = transformer.Transformer(3, block, scan=True)
+  x, kv = normal(1, 3, 4), normal(1, 2, 4)
+  params = random(module, x, kv)
 
   def grad(num_frozen, first):
     # Only block `first` and later ones may depend on kv.
     def loss(kv):
-      module = make(scan=True)
       h = module.apply(params, x, jax.lax.stop_gradient(kv), stop=first)
       y = module.apply(params, h, kv, start=first, num_frozen=num_frozen)
       return jnp.sum(jnp.sin(y))

@@ -346,14 +346,12 @@ def test_resnet_passes_batch_statistics_through():
   )
   # Evaluation uses the running statistics, so rows are independent.
   one = {k: v[:1] for k, v in batch.items()}
-  for part in (batch, one):
-    outputs, _ = task.predict(params, state, part, context([0], False))
-    np.testing.assert_allclose(
-      outputs['logits'][0],
-      task.predict(params, state, batch, context([0], False))[0]['logits'][0],
-      rtol=1e-4,
-      atol=1e-5,
-    )
+  np.testing.assert_allclose(
+    predict(task, params, state, one)['logits'][0],
+    predict(task, params, state, batch)['logits'][0],
+    rtol=1e-4,
+    atol=1e-5,
+  )
 
 
 @pytest.mark.parametrize('pool', classification.POOLS)
@@ -403,14 +401,12 @@ def test_bfloat16_is_close_and_keeps_parameters_and_loss_in_float32():
   fresh = jax.eval_shape(rough.init, jax.random.key(0), batch)[0]
   assert {x.dtype for x in jax.tree.leaves(fresh)} == {jnp.dtype('float32')}
   logits = [
-    np.asarray(
-      t.predict(params, state, batch, context([0], False))[0]['logits']
-    )
+    np.asarray(predict(t, params, state, batch)['logits'])
     for t in (exact, rough)
   ]
   assert logits[1].dtype == np.float32
   error = np.abs(logits[0] - logits[1]).max() / np.abs(logits[0]).max()
-  assert 0 < error < 0.05  # bfloat16 has 8 bits; two blocks
+  assert 0 < error < 0.05  # bfloat16 has 8 bits
 
 
 def test_sizes_by_name_and_grid_of_learned_positions():

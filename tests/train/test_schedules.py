@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from vidscenic import config as vc
 from vidscenic.train import schedules
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -161,7 +162,7 @@ def test_perceiver_rate_matches_the_golden():
 
 
 def test_spec_is_typed_and_complete():
-  spec = schedules.schedule_spec(name='wsd', decay_steps=5)
+  spec = vc.schedule_spec(name='wsd', decay_steps=5)
   assert isinstance(spec, mlc.ConfigDict) and spec.decay_steps == 5
   with pytest.raises(TypeError):
     spec.warmup_steps = 'ten'

@@ -29,9 +29,10 @@ import optax
 from absl import logging
 
 from vidscenic import config as config_lib
+from vidscenic import config_checks
 from vidscenic.train import gradient_transforms, paths, schedules
 
-NAMES = ('adamw', 'lamb', 'sgd', 'muon')
+NAMES = config_checks.OPTIMIZERS
 
 
 class ParamRow(NamedTuple):

@@ -1,8 +1,8 @@
 """Numbers that change over a run: learning rate, weight decay, mask ratio.
 
-A schedule is described by a small ConfigDict (`schedule_spec`) and becomes a
-function of the number of completed updates (`make_schedule`). All of them
-start with an optional linear warm-up:
+A schedule is described by a `config.schedule_spec` and becomes a function of
+the number of completed updates (`make_schedule`). All of them start with an
+optional linear warm-up:
 
   constant   warm-up, then `value`
   cosine     warm-up, `value` for `hold_steps`, half a cosine down to `end`
@@ -21,9 +21,6 @@ its end. Here the small end is counted in whole steps. Unlike optax's cosine,
 whose end is a fraction of its start, this one may also rise from 0.
 """
 
-import difflib
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,111 +30,11 @@ import ml_collections as mlc
 import optax
 
 from vidscenic import config as config_lib
+from vidscenic import config_checks
 
-NAMES = ('constant', 'cosine', 'linear', 'rsqrt', 'wsd', 'piecewise')
-
-_FLOATS = ('value', 'end', 'warmup_init')
-_COUNTS = ('warmup_steps', 'decay_steps', 'hold_steps')
+NAMES = config_checks.SCHEDULES
 
 Schedule = Callable[[Any], jax.Array]
-
-
-def schedule_spec(**overrides) -> mlc.ConfigDict:
-  """A schedule description with every field present and typed.
-
-  Args:
-    **overrides: any of
-      name: 'constant' | 'cosine' | 'linear' | 'rsqrt' | 'wsd' | 'piecewise'.
-      value: the value after the warm-up.
-      end: the value at the end; for 'rsqrt' a lower bound.
-      warmup_steps: updates before `value` (or `values[0]`) is reached.
-      warmup_init: the value at step 0 of the warm-up.
-      decay_steps: the step, counted from 0 and so including the warm-up, at
-        which `end` is reached; 0 means the length of the run, and more than
-        that stops on the way down (V-JEPA stretches by 1.25). For 'wsd' the
-        number of updates of the final decay, which has no default.
-      hold_steps: updates at `value` between warm-up and decay.
-      timescale: updates after which 'rsqrt' has fallen by sqrt(2).
-      boundaries, values: tuples for 'piecewise', absolute steps and values;
-        one value more than boundaries.
-
-  Raises:
-    ValueError: an unknown field, or values that contradict each other.
-  """
-  spec = config_lib.schedule_spec(**overrides)
-  validate_schedule(spec, 'schedule')
-  return spec
-
-
-def validate_schedule(
-  spec: Mapping[str, Any] | mlc.ConfigDict,
-  where: str,
-  total_steps: int | None = None,
-) -> None:
-  """Checks a schedule description.
-
-  Args:
-    spec: fields as for `schedule_spec`; absent ones take their defaults.
-    where: the name of the description in the config, e.g. 'optim.schedule'.
-    total_steps: length of the run in updates; without it, the checks that need
-      it are left out.
-
-  Raises:
-    ValueError: names `where.field`, the value found and what is allowed.
-  """
-  spec = _complete(spec, where)
-
-  def refuse(field, allowed):
-    raise ValueError(f'{where}.{field}={spec[field]!r}: {allowed}')
-
-  name = spec['name']
-  if name not in NAMES:
-    refuse('name', _nearest(name, NAMES))
-  for field in _FLOATS:
-    if not _is_finite(spec[field]):
-      refuse(field, 'must be a finite number')
-  for field in (*_COUNTS, 'timescale'):
-    lowest = 1 if field == 'timescale' else 0
-    if not _is_count(spec[field]) or spec[field] < lowest:
-      refuse(field, f'must be an integer of at least {lowest}')
-
-  if name == 'piecewise':
-    _validate_piecewise(spec, refuse)
-  else:
-    for field in ('boundaries', 'values'):
-      if len(spec[field]):
-        refuse(field, f"only 'piecewise' reads it, name is {name!r}")
-  if name in ('rsqrt', 'piecewise') and spec['decay_steps']:
-    refuse('decay_steps', f'must stay 0, {name!r} has no last step')
-  if name == 'wsd' and not spec['decay_steps']:
-    refuse('decay_steps', "'wsd' needs the length of its final decay")
-  if name in ('wsd', 'piecewise') and spec['hold_steps']:
-    refuse('hold_steps', f'must stay 0, {name!r} fixes the length itself')
-
-  if total_steps is None:
-    return
-  if not _is_count(total_steps) or total_steps < 1:
-    raise ValueError(
-      f'{where}: total_steps={total_steps!r} must be an integer of at least 1'
-    )
-  if spec['warmup_steps'] > total_steps:
-    refuse('warmup_steps', f'longer than the run of {total_steps} steps')
-  plateau = spec['warmup_steps'] + spec['hold_steps']
-  if name in ('cosine', 'linear'):
-    last = spec['decay_steps'] or total_steps
-    if plateau >= last:
-      field = 'hold_steps' if spec['hold_steps'] else 'warmup_steps'
-      refuse(
-        field,
-        f'warm-up and hold take {plateau} steps, nothing is left of the '
-        f'{last} steps that the decay ends at',
-      )
-  if name == 'wsd' and plateau + spec['decay_steps'] > total_steps:
-    refuse(
-      'decay_steps',
-      f'with a warm-up of {plateau} steps it exceeds the run of '
-      f'{total_steps} steps',
-    )
 
 
 def make_schedule(
@@ -148,7 +45,20 @@ def make_schedule(
   """Builds the function that a description stands for.
 
   Args:
-    spec: fields as for `schedule_spec`; absent ones take their defaults.
+    spec: any of the fields of `config.schedule_spec`; others take their
+      defaults.
+      value: after the warm-up.
+      end: for 'rsqrt' a lower bound.
+      warmup_steps: updates before `value` (or `values[0]`) is reached.
+      warmup_init: the value at step 0 of the warm-up.
+      decay_steps: the step, counted from 0 and so including the warm-up, at
+        which `end` is reached; 0 means the length of the run, and more than
+        that stops on the way down (V-JEPA stretches by 1.25). For 'wsd' the
+        number of updates of the final decay, which has no default.
+      hold_steps: updates at `value` between warm-up and decay.
+      timescale: updates after which 'rsqrt' has fallen by sqrt(2).
+      boundaries, values: for 'piecewise', absolute steps and values; one value
+        more than boundaries.
     total_steps: length of the run in updates.
     where: the name of the description in error messages.
 
@@ -158,10 +68,11 @@ def make_schedule(
     which the result has its shape. Steps beyond the end keep the last value.
 
   Raises:
-    ValueError: as `validate_schedule`.
+    ValueError: an unknown field, or values that contradict each other; names
+      `where.field`, the value found and what is allowed.
   """
-  validate_schedule(spec, where, total_steps)
   spec = _complete(spec, where)
+  config_checks.check_schedule(spec, where, total_steps)
   parts = _parts(spec, total_steps)
   starts = [start for start, _ in parts]
   joined = optax.join_schedules([part for _, part in parts], starts[1:])
@@ -237,48 +148,12 @@ def _rsqrt(value, end, timescale):
   return schedule
 
 
-def _validate_piecewise(spec, refuse):
-  boundaries, values = tuple(spec['boundaries']), tuple(spec['values'])
-  if spec['value'] != 1.0:
-    refuse('value', "'piecewise' does not read it, write it into `values`")
-  if not all(_is_count(b) and b > 0 for b in boundaries):
-    refuse('boundaries', 'must be positive integers')
-  if any(b <= a for a, b in zip(boundaries, boundaries[1:], strict=False)):
-    refuse('boundaries', 'must increase')
-  if not all(_is_finite(v) for v in values):
-    refuse('values', 'must be finite numbers')
-  if len(values) != len(boundaries) + 1:
-    refuse(
-      'values',
-      f'{len(boundaries)} boundaries need {len(boundaries) + 1} values, '
-      f'got {len(values)}',
-    )
-  if boundaries and spec['warmup_steps'] > boundaries[0]:
-    refuse('warmup_steps', f'passes the first boundary, {boundaries[0]}')
-
-
 def _complete(spec, where) -> dict[str, Any]:
   """The description with defaults for absent fields."""
   defaults = dict(config_lib.schedule_spec().items())
   given = dict(spec.items())
-  for field in given:
+  for field, value in given.items():
     if field not in defaults:
-      raise ValueError(
-        f'{where}.{field}={given[field]!r}: {_nearest(field, defaults)}'
-      )
+      what = f'{where}.{field}={value!r}'
+      raise ValueError(config_checks.unknown(what, field, defaults))
   return {**defaults, **given}
-
-
-def _nearest(word, known) -> str:
-  close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-  hint = f'did you mean {close[0]!r}? ' if close else ''
-  return f'unknown, {hint}known are {", ".join(known)}'
-
-
-def _is_count(x) -> bool:
-  return isinstance(x, numbers.Integral) and not isinstance(x, bool)
-
-
-def _is_finite(x) -> bool:
-  real = isinstance(x, numbers.Real) and not isinstance(x, bool)
-  return real and math.isfinite(x)

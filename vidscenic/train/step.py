@@ -43,9 +43,11 @@ def make_step_fn(
     changes `step` and `bad_steps` only, and its metrics count nothing.
   """
   accum = config.accum_steps
-  ema_decay = schedules.make_schedule(config.ema.schedule, config.steps)
+  ema_decay = schedules.make_schedule(
+    config.ema.schedule, config.steps, 'ema.schedule'
+  )
   scheduled = {
-    name: schedules.make_schedule(spec, config.steps)
+    name: schedules.make_schedule(spec, config.steps, f'schedules.{name}')
     for name, spec in config.schedules.items()
   }
 

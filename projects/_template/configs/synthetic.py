@@ -1,4 +1,4 @@
-"""Masked video modelling on synthetic clips, which need no files.
+r"""Masked video modelling on synthetic clips, which need no files.
 
   python main.py --config=projects/_template/configs/synthetic.py \
     --workdir=runs/_template
@@ -8,7 +8,7 @@ predicts the rest. The workdir gets event files for TensorBoard, metrics.jsonl,
 checkpoints, and media/ with pictures of held-out clips (visible patches,
 prediction, truth).
 
-Expected on held-out clips: psnr_model above psnr_mean_colour, the control
+Expected on held-out clips: psnr_predicted above psnr_mean_colour, the control
 that fills every hidden patch with the mean visible colour.
 """
 
