@@ -145,7 +145,10 @@ def write_videos(
   """
   rendered = max(2, num_frames // 4)
   source = synthetic.SyntheticVideos(
-    num_frames=rendered, height=size[0], width=size[1]
+    num_frames=rendered,
+    height=size[0],
+    width=size[1],
+    difficulty='easy',  # compresses like ordinary video
   )
   there_and_back = [*range(rendered), *range(rendered - 2, 0, -1)]
   order = np.resize(there_and_back, num_frames)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,8 +116,12 @@ def plain_pool(
       pool.shutdown(cancel_futures=True)
 
 
-class _Sample(collections.namedtuple('_Sample', 'wall cpu first')):
+class _Sample(NamedTuple):
   """Seconds of the timed batches on clock and CPU, and to the first batch."""
+
+  wall: float
+  cpu: float
+  first: float
 
 
 def _pipeline(folder, args, workers, seed):

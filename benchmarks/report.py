@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import tqdm
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_MAX_WIDTH = 100  # characters of a table
 
 
 class Table(NamedTuple):
@@ -112,16 +113,27 @@ def describe(where: dict[str, Any]) -> str:
 
 
 def format_table(table: Table) -> str:
-  """Title, aligned columns, notes; a few wide rows are turned into columns."""
+  """Title, aligned columns, notes; a few wide rows stand side by side."""
   names = list(dict.fromkeys(c for row in table.rows for c in row))
-  body = [[format_cell(row.get(name)) for name in names] for row in table.rows]
-  lines = _align([names, *body], _are_texts(table.rows, names))
-  if len(lines[0]) > _MAX_WIDTH and len(body) <= _MAX_TURNED:
-    turned = [list(cells) for cells in zip(names, *body, strict=True)]
-    lines = _align(turned, [True] + [False] * len(body))
+  lines = [names] + [
+    [format_cell(row.get(name)) for name in names] for row in table.rows
+  ]
+  text = [any(isinstance(r.get(n), str) for r in table.rows) for n in names]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  if sum(widths) > _MAX_WIDTH and len(table.rows) <= 4:
+    lines = [list(column) for column in zip(*lines, strict=True)]
+    text = [True] + [False] * len(table.rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   else:
-    lines.insert(1, re.sub(r'\S(\S| \S)*', _dashes, lines[0]))
-  return '\n'.join([table.title, *lines, *table.notes])
+    lines.insert(1, ['-' * width for width in widths])
+  body = [
+    '  '.join(
+      cell.ljust(width) if left else cell.rjust(width)
+      for cell, width, left in zip(line, widths, text, strict=True)
+    ).rstrip()
+    for line in lines
+  ]
+  return '\n'.join([table.title, *body, *table.notes])
 
 
 def format_cell(value: Any) -> str:

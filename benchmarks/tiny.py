@@ -27,6 +27,7 @@ def get_config(arg=''):
     source='benchmarks.tiny:OneRow', transform='benchmarks.tiny:Identity'
   )
   config.data.train.source_kwargs = mlc.ConfigDict({'width': 8})
+  config.optim.decay_exclude = ()
   config.log.every_steps = arg.log
   config.checkpoint.every_steps = arg.steps
   config.compile_ahead_steps = 0

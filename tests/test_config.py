@@ -321,6 +321,14 @@ class Thing:
     self.arguments = (core, width, depth)
 
 
+class Wider(Thing):
+  """Hands what it does not know to its base."""
+
+  def __init__(self, core, *, height=1, **kwargs):
+    super().__init__(core, **kwargs)
+    self.height = height
+
+
 def open_ended(**kwargs):
   return kwargs
 
@@ -334,6 +342,8 @@ def test_factory_gets_plain_arguments():
   assert type(got['options']['a']) is dict
   thing = vc.build(f'{HERE}:Thing', 'core', width=2)
   assert thing.arguments == ('core', 2, 1)
+  wider = vc.build(f'{HERE}:Wider', 'core', height=3, width=2)
+  assert (wider.height, wider.arguments) == (3, ('core', 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -347,6 +357,8 @@ def test_factory_gets_plain_arguments():
     ('vidscenic.task:Taks', {}, "'Taks' is unknown; did you mean 'Task'"),
     (f'{HERE}:Thing', {'widht': 1}, "'widht' is unknown; did you mean 'width'"),
     (f'{HERE}:Thing', {'core': 1}, "'core' is unknown"),
+    (f'{HERE}:Wider', {'widht': 1}, "'widht' is unknown; did you mean 'width'"),
+    (f'{HERE}:Wider', {'core': 1}, "'core' is unknown"),
     (f'{HERE}:Thing', {}, r"\(task.factory\) needs arguments \['width'\]"),
   ],
 )

@@ -254,28 +254,45 @@ def build(factory: str, *args, field: str = 'factory', **kwargs) -> Any:
   """
   target = resolve(factory, field)
   kwargs = {k: plain(v) for k, v in kwargs.items()}
-  parameters = inspect.signature(target).parameters.values()
-  if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-    positional = [p.name for p in parameters][: len(args)]
-    allowed = [
+  parameters = list(inspect.signature(target).parameters.values())
+  positional = {p.name for p in parameters[: len(args)]}
+  known = _argument_names(target)
+  for name in kwargs:
+    if known is not None and name not in known - positional:
+      raise ValueError(
+        checks.unknown(f'{factory} argument {name!r}', name, known - positional)
+      )
+  missing = [
+    p.name
+    for p in parameters
+    if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    and p.default is p.empty
+    and p.name not in positional | kwargs.keys()
+  ]
+  if missing:
+    raise ValueError(f'{factory} ({field}) needs arguments {missing}')
+  return target(*args, **kwargs)
+
+
+def _argument_names(target) -> set[str] | None:
+  """Names that a callable takes; None if it takes any.
+
+  **kwargs of a class go on to its base, as evaluators do it.
+  """
+  callables = [target]
+  if inspect.isclass(target):
+    callables += [c.__init__ for c in target.__mro__ if '__init__' in vars(c)]
+  names = set()
+  for function in callables:
+    parameters = inspect.signature(function).parameters.values()
+    names |= {
       p.name
       for p in parameters
       if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-      and p.name not in positional
-    ]
-    for name in kwargs:
-      if name not in allowed:
-        raise ValueError(
-          checks.unknown(f'{factory} argument {name!r}', name, allowed)
-        )
-    missing = [
-      p.name
-      for p in parameters
-      if p.name in allowed and p.default is p.empty and p.name not in kwargs
-    ]
-    if missing:
-      raise ValueError(f'{factory} ({field}) needs arguments {missing}')
-  return target(*args, **kwargs)
+    }
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+      return names - {'self'}
+  return None
 
 
 def plain(value: Any) -> Any:

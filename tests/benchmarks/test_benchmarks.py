@@ -65,10 +65,12 @@ def test_data_sources_decoder_and_loader(tmp_path, capsys):
 def test_attention(tmp_path, capsys):
   path = tmp_path / 'a.json'
   tables, text = run(attention.main, TINY_ATTENTION, path, capsys)
-  names = [(r['length'], r['implementation']) for r in tables['attention']]
+  rows = tables['attention']
+  names = [(r['tokens'], r['implementation']) for r in rows[::2]]
   assert names == [(16, 'xla'), (32, 'xla'), (32, 'xla, 16 queries')]
-  assert all(row['both_ms'] > 0 for row in tables['attention'])
-  assert 'forward_ms' in text
+  assert [r['pass'] for r in rows] == ['forward', 'both'] * 3
+  assert all(row['ms'] > 0 for row in rows)
+  assert 'fraction_of_matmul' in text
 
 
 def test_all_benchmarks_run_in_processes_of_their_own(tmp_path, monkeypatch):
@@ -105,6 +107,13 @@ def test_table_aligns_numbers_and_leaves_gaps():
     'bb          3',
     'note',
   ]
+
+
+def test_few_wide_rows_stand_side_by_side():
+  rows = [{f'a_long_name_{i}': 1.5 * i for i in range(10)}] * 2
+  lines = report.format_table(report.Table('x', 'title', rows)).splitlines()
+  assert len(lines) == 11
+  assert lines[-1] == 'a_long_name_9  13.5  13.5'
 
 
 @pytest.mark.parametrize('name', ['train_step', 'data', 'attention'])

@@ -43,7 +43,7 @@ def small(steps):
           spec.kwargs[name] = 2
   return vc.finalize(config)
 
-assert type(loop.train) and synthetic.__file__.startswith(sys.argv[2])
+assert synthetic.__file__.startswith(sys.argv[2])
 for steps in (3, 6):
   assert loop.train(small(steps), sys.argv[1])
 print(json.dumps(evaluate.evaluate(small(6), sys.argv[1])))

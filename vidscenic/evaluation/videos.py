@@ -75,7 +75,8 @@ class Clips(evaluator.Evaluator):
     weights = state._replace(opt_state=())
     for batch, number in self.batches():
       clips = self._predict(weights, self.place(batch), number)
-      clips = {k: np.asarray(v)[: self._count] for k, v in clips.items()}
+      # In the order of `fields`: jit sorts the keys of a dict.
+      clips = {k: np.asarray(clips[k])[: self._count] for k in self._fields}
       return {}, self._draw(clips)
     return {}, {}
 

@@ -6,6 +6,7 @@ any mesh and any number of processes, because the restored tree takes its
 shardings from the run that reads it.
 """
 
+import contextlib
 import logging as std_logging
 import re
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,6 @@ class Checkpoints:
     read_only: bool = False,
   ):
     """Opens the folder; see `config.checkpoint` for the arguments."""
-    _hush_orbax()
     self._workdir = epath.Path(workdir)
     self._best_metric = best_metric
     keep = [policies.LatestN(keep_last)]
@@ -154,27 +154,11 @@ class Checkpoints:
   def _restore_step(self, step, target):
     where = self._workdir / FOLDER / str(step)
     target = target._asdict()
-    try:
-      stored = self._manager.item_metadata(step)['state']
-      if stored is None:
-        raise OSError('its state is missing')
-      stored = paths.named_leaves(getattr(stored, 'tree', stored))
-    except Exception as e:  # any damage shows up as some exception of Orbax
-      raise OSError(f'{where} is unreadable: {_brief(e)}') from e
+    stored = paths.named_leaves(_stored_tree(self._manager, step, where))
     _compare(paths.named_leaves(target), stored, where)
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeRestore(
-            target,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-          ),
-          meta=ocp.args.JsonRestore(),
-        ),
-      )
-    except Exception as e:  # as above: truncated files, missing files, ...
-      raise OSError(f'{where} is unreadable: {_brief(e)}') from e
+    restored = _read(
+      self._manager, step, where, target, meta=ocp.args.JsonRestore()
+    )
     return state_lib.TrainState(**restored['state']), restored['meta']
 
   def _set_aside(self, step):
@@ -241,7 +225,7 @@ def load_run(
     Nested dicts with the leaves that were found; the others are missing.
 
   Raises:
-    FileNotFoundError: no checkpoint under path.
+    OSError: no checkpoint under path, or an unreadable one.
     ValueError: a matched leaf without source, of another shape or type, a
       source leaf that is neither used nor ignored, or an average that the run
       does not have.
@@ -251,61 +235,33 @@ def load_run(
     raise FileNotFoundError(
       f"init_from.path={path!r} has no {FOLDER!r} folder: want a run's workdir"
     )
-  manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True))
-  step = manager.latest_step()
-  if step is None:
-    raise FileNotFoundError(f'init_from.path={path!r} holds no checkpoint')
-  stored = manager.item_metadata(step)['state']
-  stored = getattr(stored, 'tree', stored)
-  where = folder / str(step)
-  if params == 'ema' and not stored.get('ema_params'):
-    raise ValueError(f"init_from.params='ema' but {where} has no average")
-  main = paths.named_leaves(stored['params'])
-  average = paths.named_leaves(stored['ema_params']) if params == 'ema' else {}
-
-  wanted = paths.named_leaves(target)
-  names = {}
-  for name in wanted:
-    for pattern, source in rules:
-      if re.fullmatch(pattern, name):
-        names[name] = re.sub(f'^(?:{pattern})$', source, name)
-        break
-  if not names:
-    raise ValueError(f'init_from.rules={rules} match no parameter')
-  missing = sorted({s for s in names.values() if s not in main})
-  if missing:
-    raise ValueError(f'init_from: {where} has no {missing[:5]}')
-  unused = sorted(
-    s
-    for s in main.keys() - set(names.values())
-    if not any(re.search(pattern, s) for pattern in ignore)
-  )
-  if unused:
-    raise ValueError(
-      f'init_from: {len(unused)} leaves of {where} are not used, such as '
-      f'{unused[:5]}; name them in init_from.ignore'
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with contextlib.closing(_manager(folder, options)) as manager:
+    step = manager.latest_step()
+    if step is None:
+      raise FileNotFoundError(f'init_from.path={path!r} holds no checkpoint')
+    where = folder / str(step)
+    stored = _stored_tree(manager, step, where)
+    if params == 'ema' and not stored.get('ema_params'):
+      raise ValueError(f"init_from.params='ema' but {where} has no average")
+    main = paths.named_leaves(stored['params'])
+    average = (
+      paths.named_leaves(stored['ema_params']) if params == 'ema' else {}
     )
-  _compare(
-    {n: wanted[n] for n in names}, {n: main[s] for n, s in names.items()}, where
-  )
-
-  # One source may serve several targets, so restore by source name.
-  request = {'params': {}, 'ema_params': {}}
-  for name, source in names.items():
-    group = 'ema_params' if source in average else 'params'
-    request[group][source] = wanted[name]
-  item = {g: _nested(leaves) for g, leaves in request.items() if leaves}
-  restored = manager.restore(
-    step,
-    args=ocp.args.Composite(
-      state=ocp.args.PyTreeRestore(
-        item,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
-      )
-    ),
-  )['state']
-  manager.close()
+    wanted = paths.named_leaves(target)
+    names = _sources(wanted, main, rules, ignore, where)
+    _compare(
+      {n: wanted[n] for n in names},
+      {n: main[s] for n, s in names.items()},
+      where,
+    )
+    # One source may serve several targets, so restore by source name.
+    request = {'params': {}, 'ema_params': {}}
+    for name, source in names.items():
+      group = 'ema_params' if source in average else 'params'
+      request[group][source] = wanted[name]
+    item = {g: _nested(leaves) for g, leaves in request.items() if leaves}
+    restored = _read(manager, step, where, item, partial=True)['state']
   flat = {}
   for group in restored.values():
     flat.update(paths.named_leaves(group))
@@ -320,11 +276,44 @@ def load_run(
   return _nested({name: flat[source] for name, source in names.items()})
 
 
+def _sources(wanted, stored, rules, ignore, where):
+  """{target name: source name}; nothing may be missing or left over."""
+  names = {}
+  for name in wanted:
+    for pattern, source in rules:
+      if re.fullmatch(pattern, name):
+        names[name] = re.sub(f'^(?:{pattern})$', source, name)
+        break
+  if not names:
+    raise ValueError(f'init_from.rules={rules} match no parameter')
+  missing = sorted(set(names.values()) - stored.keys())
+  if missing:
+    raise ValueError(f'init_from: {where} has no {missing[:5]}')
+  unused = sorted(
+    s
+    for s in stored.keys() - set(names.values())
+    if not any(re.search(pattern, s) for pattern in ignore)
+  )
+  if unused:
+    raise ValueError(
+      f'init_from: {len(unused)} leaves of {where} are not used, such as '
+      f'{unused[:5]}; name them in init_from.ignore'
+    )
+  return names
+
+
 # --- private ---
 
 
 def _not_orbax_chatter(record):
-  return record.levelno >= std_logging.WARNING or 'orbax' not in record.pathname
+  if 'orbax' not in record.pathname:
+    return True
+  text = str(record.msg)
+  return (
+    record.levelno >= std_logging.WARNING
+    and 'read_only=True' not in text
+    and 'directory is read only' not in text
+  )
 
 
 def _hush_orbax():
@@ -335,6 +324,7 @@ def _hush_orbax():
 
 
 def _manager(folder, options):
+  _hush_orbax()
   # With handlers named here, metadata can be read before the first save.
   return ocp.CheckpointManager(
     folder,
@@ -344,6 +334,29 @@ def _manager(folder, options):
       'meta': ocp.JsonCheckpointHandler(),
     },
   )
+
+
+def _stored_tree(manager, step, where):
+  """Shapes and types of a stored state, as nested dicts."""
+  try:
+    stored = manager.item_metadata(step)['state']
+    if stored is None:
+      raise OSError('its state is missing')
+    return getattr(stored, 'tree', stored)
+  except Exception as e:  # any damage shows up as some exception of Orbax
+    raise OSError(f'{where} is unreadable: {_brief(e)}') from e
+
+
+def _read(manager, step, where, state, *, partial=False, **items):
+  """Restores the state, shaped as given, and other items."""
+  restore_args = ocp.checkpoint_utils.construct_restore_args(state)
+  state = ocp.args.PyTreeRestore(
+    state, restore_args=restore_args, partial_restore=partial
+  )
+  try:
+    return manager.restore(step, args=ocp.args.Composite(state=state, **items))
+  except Exception as e:  # as above: truncated files, missing files, ...
+    raise OSError(f'{where} is unreadable: {_brief(e)}') from e
 
 
 def _brief(error):
