@@ -22,8 +22,8 @@ setup: $(STAMP)  ## install into .venv what constraints.txt pins
 train: $(STAMP)  ## train CONFIG in WORKDIR (a CPU minute by default)
 	$(VENV_PYTHON) main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
-test: $(STAMP)  ## run the tests
-	$(VENV_PYTHON) -m pytest $(ARGS)
+test: $(STAMP)  ## run the tests, two files at a time
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(VENV_PYTHON) -m ruff check .

@@ -69,6 +69,11 @@ setuptools.setup(
     # Only for TFDS data sets that are not array_record files yet.
     'tf': ['tensorflow-cpu>=2.21.0'],
     'demo': ['jupyterlab', 'matplotlib'],
-    'dev': ['build>=1.6.1', 'pytest>=9.2.0', 'ruff>=0.17.6'],
+    'dev': [
+      'build>=1.6.1',
+      'pytest>=9.2.0',
+      'pytest-xdist>=3.8.0',
+      'ruff>=0.17.6',
+    ],
   },
 )

@@ -1,4 +1,4 @@
-"""A vision transformer on one's own labelled clips, or on synthetic motion.
+r"""A vision transformer on one's own labelled clips, or on synthetic motion.
 
 Own videos, one folder per class:
 
@@ -7,10 +7,9 @@ Own videos, one folder per class:
     --config.data.train.source_kwargs.path=/videos/train
 
 A path may also be a list with lines `path label`, or a manifest written by
-tools/prepare_videos; train=/videos/train after the colon says the same as the
-last line. Give `classes` the number of classes: a label outside makes the loss
-NaN, and the run stops. The held-out folder needs the same class folders, empty
-ones if need be, because ids are places in the sorted names.
+tools/prepare_videos. `classes` is the number of classes: a label outside makes
+the loss NaN, and the run stops. The held-out folder needs the same class
+folders, empty ones if need be, because ids are places in the sorted names.
 
 Start from an encoder that was pretrained here (a ViT needs some 10^5 clips to
 learn from nothing) with --config.init_from.path=runs/pretrained; the rules
@@ -39,7 +38,7 @@ def get_config(arg=''):
   """Arguments after the colon, all optional.
 
   synthetic: synthetic motion and a tiny model, instead of one's own videos.
-  train, heldout: folder, list or manifest of the videos.
+  heldout: folder, list or manifest of videos to evaluate on.
   classes: their number.
   size: of the model, one of `layers.vit.SIZES`.
   frames, stride, resolution: of a clip.
@@ -49,7 +48,6 @@ def get_config(arg=''):
     return _synthetic(arg)
   arg = vc.parse_arg(
     arg,
-    train='',
     heldout='',
     classes=10,
     size='S',
@@ -92,14 +90,15 @@ def get_config(arg=''):
     )
 
   config.data.train = videos(
-    arg.train,
+    '',
     area=(0.5, 1.0),
     flip=0.5,  # 0 where classes tell left from right (Something-Something)
   )
-  heldout = videos(arg.heldout, train=False)
-  config.evals.heldout = _top_k(heldout, arg)
-  views = videos(arg.heldout, train=False, num_views=4, crop='three')
-  config.evals.multiview = _top_k(views, arg, every_steps=arg.steps)
+  if arg.heldout:
+    one = videos(arg.heldout, train=False)
+    config.evals.heldout = _top_k(one, arg)
+    twelve = videos(arg.heldout, train=False, num_views=4, crop='three')
+    config.evals.multiview = _top_k(twelve, arg, every_steps=arg.steps)
   return vc.finalize(config)
 
 
@@ -130,28 +129,34 @@ def _synthetic(arg):
   config.optim.lr = 5e-3
   config.ema.decay = 0.98
 
-  def motions(split, train):
-    size = {'height': arg.resolution, 'width': arg.resolution}
+  def motions(split, repeats=1, **transform):
     return vc.data_spec(
       source='vidscenic.data.synthetic:SyntheticVideos',
       source_kwargs={
         'split': split,
         'num_frames': arg.frames,
+        'height': arg.resolution,
+        'width': arg.resolution,
         'difficulty': 'easy',
-        **size,
       },
       transform_kwargs={
         'num_frames': arg.frames,
         'size': (arg.resolution, arg.resolution),
-        'crop': 'none',
-        'flip': 0.0,  # a mirror makes right of left
-        'train': train,
         'keep': ('video', 'label'),
+        **transform,
       },
+      repeats=repeats,
     )
 
-  config.data.train = motions('train', True)
-  config.evals.heldout = _top_k(motions('validation', False), arg)
+  # Rendering costs more than training: every clip is used four times.
+  config.data.train = motions(
+    'train',
+    repeats=4,
+    area=(0.5, 1.0),
+    flip=0.0,  # a mirror turns right into left
+  )
+  heldout = motions('validation', train=False, crop='none')
+  config.evals.heldout = _top_k(heldout, arg)
   return vc.finalize(config)
 
 

@@ -18,7 +18,7 @@ def run(*arguments, code=0):
   done = subprocess.run(
     [sys.executable, 'main.py', *arguments],
     cwd=processes.ROOT,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},  # one device
     capture_output=True,
     text=True,
     timeout=processes.TIMEOUT,

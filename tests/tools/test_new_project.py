@@ -28,19 +28,18 @@ def small(steps):
     config.batch_size = 2
     config.log.every_steps = 1
     config.checkpoint.every_steps = 3
-    config.optim.schedule.name = 'constant'
+    config.optim.schedule.name = 'constant'  # one program for both lengths
+    del config.evals.pictures
     config.task.kwargs.clip = (4, 16, 16)
     config.task.kwargs.model.update(
-      patch=(2, 8, 8), width=16, depth=1, num_heads=2)
+      patch=(2, 8, 8), width=16, depth=1, num_heads=2, decoder_width=8,
+      decoder_depth=1)
     sizes = dict(num_frames=4, height=16, width=16)
     for data in (config.data.train,
                  *(e.kwargs.data for e in config.evals.values())):
       data.source_kwargs.update(sizes)
       data.transform_kwargs.update(num_frames=4, size=(16, 16))
-    for name in ('batch_size', 'limit', 'count'):
-      for spec in config.evals.values():
-        if name in spec.kwargs:
-          spec.kwargs[name] = 2
+    config.evals.heldout.kwargs.update(batch_size=2, limit=2)
   return vc.finalize(config)
 
 assert synthetic.__file__.startswith(sys.argv[2])
@@ -72,7 +71,10 @@ def test_fork_trains_resumes_and_evaluates(projects, tmp_path):
     env={
       **os.environ,
       'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}',
-      'XLA_FLAGS': '',  # one device
+      # One device, no time for optimisations, and nothing compiled twice.
+      'XLA_FLAGS': '--xla_backend_optimization_level=0 '
+      '--xla_llvm_disable_expensive_passes=true',
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     },
     capture_output=True,
     text=True,

@@ -44,7 +44,6 @@ class Clips(evaluator.Evaluator):
     kwargs |= {'batch_size': count, 'limit': count}
     super().__init__(task, mesh, **kwargs)
     self._fields = tuple(fields)
-    self._count = count
     self._columns = max_columns
     self._range = value_range
     self._predict = jax.jit(
@@ -65,18 +64,21 @@ class Clips(evaluator.Evaluator):
         f'fields={missing} are no predictions of {type(self.task).__name__}; '
         f'there are {sorted(outputs)}'
       )
-    return {
+    clips = {
       name: video_ops.denormalize(outputs[name], self._range)
       for name in self._fields
     }
+    return clips, batch['mask']
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
     del step
     weights = state._replace(opt_state=())
     for batch, number in self.batches():
-      clips = self._predict(weights, self.place(batch), number)
+      clips, mask = self._predict(weights, self.place(batch), number)
+      # Fewer than `count` if the data hold fewer; padding stands at the end.
+      real = int(np.sum(mask))
       # In the order of `fields`: jit sorts the keys of a dict.
-      clips = {k: np.asarray(clips[k])[: self._count] for k in self._fields}
+      clips = {k: np.asarray(clips[k])[:real] for k in self._fields}
       return {}, self._draw(clips)
     return {}, {}
 
