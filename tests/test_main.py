@@ -65,6 +65,11 @@ def test_help_names_every_flag_and_a_command_to_copy():
       "--noconfig.lgo.x: config field 'lgo' is unknown; did you mean 'log'?",
     ),
     (
+      (TINY, '--config.steps.warmup=3'),
+      "--config.steps.warmup=3: config field 'steps.warmup': steps=12 has no "
+      'fields',
+    ),
+    (
       (TINY, '--config.optim.lr=fast'),
       "flag --config.optim.lr=fast: could not convert string to float: 'fast'",
     ),

@@ -49,7 +49,7 @@ def base_config() -> mlc.ConfigDict:
   optim.clip_norm = 0.0  # global gradient norm over trained leaves; 0: off
   optim.lr_mult = ()  # ((regex, factor), ...): first match wins
   optim.layer_decay = 1.0  # lr factor per block, counted from the top
-  optim.layer_stem = r'(?:^|/)(?:patch_embed|pos_embed|cls_token)'  # layer 0
+  optim.layer_stem = r'(?:^|/)(?:embedding|position|class_token)'  # layer 0
   optim.layer_block = r'(?:^|/)block_(\d+)/'  # block index if unrolled
   optim.muon_exclude = (r'embed', r'token', r'head')  # trained by Adam
   optim.frozen = ()  # regexes of parameters that are never trained
@@ -72,6 +72,7 @@ def base_config() -> mlc.ConfigDict:
   init.params = 'params'  # 'params' or 'ema' of the run
   init.rules = ((r'(.*)', r'\1'),)  # (target regex, source name)
   init.ignore = ()  # regexes of source leaves that may stay unused
+  init.kwargs = mlc.ConfigDict()  # further arguments of the factory
 
   config.evals = mlc.ConfigDict()  # name: eval_spec
 

@@ -63,6 +63,15 @@ def check_values(config: mlc.ConfigDict) -> None:
   if best and evaluator not in config.evals:
     what = f'checkpoint.best_metric={best!r}: evaluator {evaluator!r}'
     raise ValueError(unknown(what, evaluator, config.evals))
+  if (
+    best and config.checkpoint.every_steps % config.evals[evaluator].every_steps
+  ):
+    raise ValueError(
+      f'checkpoint.every_steps={config.checkpoint.every_steps} is not a '
+      f'multiple of evals.{evaluator}.every_steps='
+      f'{config.evals[evaluator].every_steps}: some checkpoints would have no '
+      f'{best!r} to be chosen by'
+    )
   fields = ('optim.schedule', 'optim.weight_decay_schedule', 'ema.schedule')
   for field in (*fields, *(f'schedules.{name}' for name in config.schedules)):
     check_schedule(get_field(config, field), field, config.steps)
@@ -157,6 +166,12 @@ def check_data(spec: mlc.ConfigDict, where: str) -> None:
         f'{where}.mixture.{name}: a part of a mixture has no streams and no '
         'batch_size'
       )
+    for field in ('num_threads', 'num_workers'):
+      if part[field]:
+        raise ValueError(
+          f'{where}.mixture.{name}.{field}={part[field]}: set {where}.{field}, '
+          'a mixture is read as one'
+        )
     if part.repeats != spec.repeats:
       raise ValueError(
         f'{where}.mixture.{name}.repeats={part.repeats} but {where}.repeats='

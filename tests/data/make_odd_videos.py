@@ -200,6 +200,17 @@ def hide_beginning(source, target, num_hidden, ticks_per_frame=512):
         new.mux(packet)
 
 
+def cut_front(source, target, first_packet):
+  """Copies the packets of the only stream from a number on."""
+  with av.open(source) as old, av.open(target, 'w') as new:
+    stream = old.streams.video[0]
+    copy = new.add_stream_from_template(stream)
+    for number, packet in enumerate(old.demux(stream)):
+      if packet.size and number >= first_packet:
+        packet.stream = copy
+        new.mux(packet)
+
+
 def insert_hidden(source, target):
   """Copies a VP8 webm, putting a copy that is not shown before keyframes.
 
@@ -260,8 +271,16 @@ def pack_bitstream(target, num_frames):
       output.mux(packet)
 
 
+# {new file: (file, number of its first packet)}: in the middle of a group of
+# pictures, and at a keyframe whose leading B frames refer to what is cut away.
+FRONT_CUTS = {
+  'cut.ts': ('open_gop.ts', 4),
+  'cut_at_key.ts': ('open_gop.ts', 7),
+  'cut.mpg': ('mpeg2_open_gop.mpg', 4),
+  'cut_at_key.mpg': ('mpeg2_open_gop.mpg', 10),
+}
 # {file name: number on its first frame}, where that is not 0.
-FIRST_CODE = {'edit_list.mp4': 10}
+FIRST_CODE = {'edit_list.mp4': 10} | dict.fromkeys(FRONT_CUTS, 12)
 
 
 def make(folder):
@@ -280,6 +299,9 @@ def make(folder):
   )
   paths['vp8_hidden.webm'] = os.path.join(folder, 'vp8_hidden.webm')
   insert_hidden(paths['vp8.webm'], paths['vp8_hidden.webm'])
+  for name, (source, first_packet) in FRONT_CUTS.items():
+    paths[name] = os.path.join(folder, name)
+    cut_front(paths[source], paths[name], first_packet)
   paths['packed.avi'] = os.path.join(folder, 'packed.avi')
   pack_bitstream(paths['packed.avi'], 61)
   return paths

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data import make_odd_videos
-from vidscenic.data import decode
+from vidscenic.data import audio, decode, writer
 
 RATE = 16_000
 
@@ -30,14 +30,14 @@ def clip():
   file = io.BytesIO()
   frames = (make_odd_videos.draw(i) for i in range(75))
   sound = sines(np.arange(3 * RATE) / RATE)
-  decode.write_video(file, frames, 25, sound, audio_rate=RATE)
+  writer.write_video(file, frames, 25, sound, audio_rate=RATE)
   return file.getvalue()
 
 
 @pytest.mark.parametrize('rate', [16_000, 48_000, 11_025])
 @pytest.mark.parametrize('start, end', [(0.7, 1.3), (2.0, 2.5), (0.2, 2.9)])
 def test_sound_is_that_of_the_times(clip, rate, start, end):
-  got = decode.read_audio(clip, start, end, rate, mono=False)
+  got = audio.read_audio(clip, start, end, rate, mono=False)
   assert got.shape == (round((end - start) * rate), 2)
   assert got.dtype == np.float32
   want = sines(start + np.arange(len(got)) / rate)
@@ -46,7 +46,7 @@ def test_sound_is_that_of_the_times(clip, rate, start, end):
 
 
 def test_silence_outside_the_file_and_mono(clip):
-  got = decode.read_audio(clip, -1.0, 4.0, RATE)
+  got = audio.read_audio(clip, -1.0, 4.0, RATE)
   assert got.shape == (5 * RATE, 1)
   assert np.abs(got[: int(0.9 * RATE)]).max() == 0
   assert np.abs(got[int(4.1 * RATE) :]).max() == 0
@@ -55,9 +55,35 @@ def test_silence_outside_the_file_and_mono(clip):
   assert np.abs(middle - sines(times).mean(1)).max() < 0.06
 
 
+@pytest.mark.parametrize(
+  'layout, left, right',
+  [
+    ('mono', [1], [1]),
+    ('stereo', [1, 0], [0, 1]),
+    ('5.1', [1, 0, 0.71, 0, 0.71, 0], [0, 1, 0.71, 0, 0, 0.71]),
+  ],
+)
+def test_every_channel_reaches_the_two(tmp_path, layout, left, right):
+  path = str(tmp_path / 'sound.mkv')
+  rng = np.random.default_rng(0)
+  sound = rng.uniform(-1, 1, (len(left), RATE)).astype(np.float32)
+  with av.open(path, 'w') as container:
+    stream = container.add_stream('pcm_f32le', rate=RATE, layout=layout)
+    interleaved = np.ascontiguousarray(sound.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(interleaved, 'flt', layout)
+    frame.sample_rate, frame.pts = RATE, 0
+    container.mux(stream.encode(frame) + stream.encode(None))
+  got = audio.read_audio(path, 0, 1, RATE, mono=False)
+  gains = np.array([left, right])
+  if len(left) > 1:
+    gains = gains / gains.sum(1).max()
+  np.testing.assert_allclose(got, (gains @ sound).T, atol=1e-4)
+  assert np.abs(got).max() <= 1
+
+
 def test_origin_shifts_the_clock(clip):
-  a = decode.read_audio(clip, 1.0, 1.2, RATE)
-  b = decode.read_audio(clip, 0.5, 0.7, RATE, origin_s=0.5)
+  a = audio.read_audio(clip, 1.0, 1.2, RATE)
+  b = audio.read_audio(clip, 0.5, 0.7, RATE, origin_s=0.5)
   np.testing.assert_array_equal(a, b)
 
 
@@ -72,7 +98,7 @@ def test_sound_beside_other_sources_of_time_stamps(tmp_path):
     )
     frame.sample_rate = 48_000
     container.mux(stream.encode(frame) + stream.encode(None))
-  got = decode.read_audio(path, 1.0, 2.0, 8_000)
+  got = audio.read_audio(path, 1.0, 2.0, 8_000)
   wave = got[:, 0] @ np.exp(2j * np.pi * 440 * np.arange(8_000) / 8_000)
   delay = np.angle(wave / 1j) / (2 * np.pi * 440)
   assert 2 * np.abs(wave) / 8_000 == pytest.approx(0.5, rel=0.02)
@@ -83,22 +109,22 @@ def test_sound_beside_other_sources_of_time_stamps(tmp_path):
 
 def test_no_sound_and_no_file_are_errors(clip, tmp_path):
   silent = io.BytesIO()
-  decode.write_video(silent, np.zeros((3, 16, 16, 3), np.uint8), 5)
+  writer.write_video(silent, np.zeros((3, 16, 16, 3), np.uint8), 5)
   with pytest.raises(decode.VideoError, match='silent.mp4: no sound'):
-    decode.read_audio(silent.getvalue(), 0, 1, RATE, name='silent.mp4')
+    audio.read_audio(silent.getvalue(), 0, 1, RATE, name='silent.mp4')
   with pytest.raises(decode.VideoError, match='no such file'):
-    decode.read_audio(str(tmp_path / 'gone.mp4'), 0, 1, RATE)
+    audio.read_audio(str(tmp_path / 'gone.mp4'), 0, 1, RATE)
   with pytest.raises(decode.VideoError):
-    decode.read_audio(clip[: len(clip) // 2], 0, 1, RATE)
+    audio.read_audio(clip[: len(clip) // 2], 0, 1, RATE)
   with pytest.raises(ValueError, match='end_s'):
-    decode.read_audio(clip, 1, 1, RATE)
+    audio.read_audio(clip, 1, 1, RATE)
 
 
 @pytest.mark.parametrize('fps', [5, 29.97, 12.5])
 def test_written_video_reads_back(tmp_path, fps):
   path = tmp_path / 'out.mp4'
   frames = np.stack([make_odd_videos.draw(i, 49, 97) for i in range(40)])
-  decode.write_video(path, frames, fps)
+  writer.write_video(path, frames, fps)
   index = decode.index_video(path)
   assert index.num_frames == 40
   assert (index.height, index.width) == (48, 96)  # even sizes only
@@ -123,4 +149,4 @@ def test_written_video_reads_back(tmp_path, fps):
 )
 def test_unwritable_videos_are_refused(frames, fps, match):
   with pytest.raises(ValueError, match=match):
-    decode.write_video(io.BytesIO(), frames, fps)
+    writer.write_video(io.BytesIO(), frames, fps)

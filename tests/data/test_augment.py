@@ -130,7 +130,8 @@ def test_boxes_follow_drawn_rectangles(window):
 def test_boxes_outside_are_masked():
   boxes = np.array([[[0.0, 0.0, 0.2, 0.2], [0.0, 0.0, 0.6, 0.6]]], np.float32)
   clip = {'video': np.zeros((1, 10, 10, 3), np.uint8), 'boxes': boxes}
-  out = augment.crop(clip, top=3, left=3, height=7, width=7)
+  window = windows.part((10, 10), top=3, left=3, height=7, width=7)
+  out = apply(clip, window, 'nearest')
   np.testing.assert_array_equal(out['boxes_mask'], [[False, True]])
   np.testing.assert_allclose(
     out['boxes'][0, 1], [0, 0, 3 / 7, 3 / 7], rtol=1e-6
@@ -300,18 +301,33 @@ def everything():
 
 def test_flipping_twice_is_the_identity():
   clip = everything()
-  out = augment.flip(augment.flip(clip))
+  clip['audio'] = np.random.default_rng(1).random((9, 2)).astype(np.float32)
+  mirror = windows.whole((H, W), flip=True)
+  out = apply(apply(clip, mirror, 'nearest'), mirror, 'nearest')
   assert out.keys() == clip.keys()
   for name in clip:
     np.testing.assert_allclose(out[name], clip[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize('channels', [1, 2])
+def test_flip_swaps_the_ears(channels):
+  sound = np.random.default_rng(0).random((9, channels)).astype(np.float32)
+  for flip in (False, True):
+    window = windows.whole((H, W), flip=flip)
+    out = augment.move_labels({'audio': sound}, window)
+    want = sound[:, ::-1] if flip else sound
+    np.testing.assert_array_equal(out['audio'], want)
+
+
 def test_padding_and_cropping_back_is_the_identity():
   clip = everything()
-  padded = augment.pad(clip, top=3, bottom=5, left=7, right=2)
-  assert padded['video'].shape == (T, H + 8, W + 9, 3)
+  size = (H + 8, W + 9)
+  pad = windows.part((H, W), top=-3, left=-7, height=size[0], width=size[1])
+  padded = apply(clip, pad, 'nearest')
+  assert padded['video'].shape == (T, *size, 3)
   assert not padded['depth_mask'][:, :3].any()
-  out = augment.crop(padded, top=3, left=7, height=H, width=W)
+  cut = windows.part(size, top=3, left=7, height=H, width=W)
+  out = apply(padded, cut, 'nearest')
   for name in clip:
     np.testing.assert_allclose(out[name], clip[name], atol=1e-4, err_msg=name)
 
@@ -319,10 +335,14 @@ def test_padding_and_cropping_back_is_the_identity():
 def test_steps_compose_like_one_window():
   clip = {k: v for k, v in everything().items() if k != 'occluded'}
   one = augment.apply(clip, WINDOWS['all'], method='area')
-  steps = augment.crop(clip, top=3, left=5, height=40, width=44)
-  steps = augment.resize(steps, size=(66, 58), method='area')
-  steps = augment.crop(steps, top=4, left=8, height=55, width=41)
-  steps = augment.flip(steps)
+  steps = clip
+  for window in (
+    windows.part((H, W), top=3, left=5, height=40, width=44),
+    windows.whole((40, 44), (66, 58)),
+    windows.part((66, 58), top=4, left=8, height=55, width=41),
+    windows.whole((55, 41), flip=True),
+  ):
+    steps = augment.apply(steps, window, method='area')
   for name in clip:
     np.testing.assert_allclose(one[name], steps[name], atol=1e-4, err_msg=name)
 
@@ -342,7 +362,7 @@ def test_pictures_of_another_size_are_refused():
   with pytest.raises(ValueError, match='video has pictures'):
     augment.apply({'video': clip['video']}, wrong, method='nearest')
   with pytest.raises(ValueError, match='no pictures'):
-    augment.flip({'label': 3})
+    augment.picture_size({'label': 3})
 
 
 # --- queries ---
@@ -388,25 +408,3 @@ def test_queries_without_tracks_are_masked_only():
   out = augment.redraw_queries(clip, np.random.default_rng(0))
   np.testing.assert_array_equal(out['query_mask'], [True, False])
   np.testing.assert_array_equal(out['query_points'][1], [0, 5, W])
-
-
-def test_random_functions_on_clips():
-  clip = everything()
-  rng = np.random.default_rng(0)
-  out = augment.random_resized_crop(clip, rng, size=(20, 30))
-  assert out['video'].shape == (T, 20, 30, 3)
-  assert out['depth'].shape == (T, 20, 30, 1)
-  out = augment.scale_jitter(clip, rng, prob=1.0)
-  height, width = out['video'].shape[1:3]
-  assert 38 <= height <= 57 and 51 <= width <= 76
-  assert (height, width) != (H, W)
-
-
-def test_resize_smallest_of_a_clip():
-  clip = {'video': np.zeros((1, 48, 86, 3), np.uint8)}
-  assert augment.resize_smallest(clip, short_side=24)['video'].shape == (
-    1,
-    24,
-    43,
-    3,
-  )

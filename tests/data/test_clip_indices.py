@@ -68,8 +68,12 @@ def test_dmvr_at_another_frame_rate_takes_the_nearest_frames():
   ]
   # 25 -> 50 fps shows each frame twice.
   assert indices(40, 4, fps=50, file_fps=25, rng=Fixed(0)) == [[0, 1, 1, 2]]
-  # An unknown rate changes nothing.
-  assert indices(40, 3, 2, fps=12, rng=Fixed(0)) == [[0, 2, 4]]
+
+
+@pytest.mark.parametrize('protocol', clip_indices.PROTOCOLS)
+def test_unknown_rate_of_the_file_is_an_error_with_fps(protocol):
+  with pytest.raises(ValueError, match='fps=12 needs the frame rate'):
+    indices(40, 3, 2, fps=12, protocol=protocol)
 
 
 def test_slowfast_evaluation():

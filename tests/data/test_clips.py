@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.data import make_odd_videos
-from vidscenic.data import clips, decode, sources
+from vidscenic.data import audio, clips, decode, resize, sources, writer
 
 
 @pytest.fixture(scope='module')
@@ -149,6 +149,50 @@ def test_short_side_and_center():
   np.testing.assert_array_equal(out, record['video'][:, :, 10:50])
 
 
+@pytest.mark.parametrize('crop', ['center', 'three', 'random'])
+def test_wide_output_of_a_square_picture_is_neither_padded_nor_stretched(crop):
+  # A round spot; short_side alone would give 64 x 64.
+  y, x = np.mgrid[:100, :100] + 0.5
+  spot = 55 + 200 * ((x - 50) ** 2 + (y - 50) ** 2 < 20**2)
+  record = {'video': np.repeat(spot.astype(np.uint8)[None, ..., None], 3, 3)}
+  wide = transform(
+    num_frames=1,
+    size=(64, 96),
+    short_side=64,
+    crop=crop,
+    train=crop == 'random',
+  )
+  video = run(wide, record)['video'].reshape(-1, 64, 96, 3)
+  assert video.min() > 40
+  for frame in video[: len(video) // 2 + 1]:
+    rows, columns = np.nonzero(frame[..., 0] > 150)
+    if rows.min() > 0 and rows.max() < 63:
+      height, width = np.ptp(rows), np.ptp(columns)
+      assert abs(int(height) - int(width)) <= 2 and 34 < width < 42
+
+
+def test_short_side_that_covers_keeps_its_rounding():
+  scaled = transform(
+    crop='center', size=(256, 256), short_side=256, train=False
+  )._scaled((480, 853), np.random.default_rng(0))
+  assert scaled == (256, 454)  # DMVR rounds down
+
+
+@pytest.mark.parametrize('train, method', [(True, 'fast_'), (False, '')])
+def test_evaluation_resizes_with_pil_by_default(train, method):
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 255, (1, 40, 60, 3), dtype=np.uint8)
+  whole = transform(num_frames=1, size=(20, 24), train=train, flip=0.0)
+  want = resize.resize_frames(video, (20, 24), method=f'{method}bilinear')
+  np.testing.assert_array_equal(run(whole, {'video': video})['video'], want)
+
+
+def test_videos_in_memory_without_frames_are_unreadable():
+  for video in (np.zeros((0, 8, 8, 3), np.uint8), [], np.array([], object)):
+    with pytest.raises(decode.VideoError, match='row 4: no frames'):
+      run(transform(), {'video': video, 'path': 'row 4'})
+
+
 @pytest.mark.parametrize('crop', ['random', 'random_resized', 'multi_scale'])
 def test_random_crops_have_the_size(crop):
   rng = np.random.default_rng(0)
@@ -187,7 +231,7 @@ def test_sound_starts_with_the_clip(video_path):
   out = run(loud, record)
   assert out['audio'].shape == (1280, 1) and out['audio_mask']
   start = decode.index_video(video_path).start
-  want = decode.read_audio(
+  want = audio.read_audio(
     video_path, 43 / 25, 43 / 25 + 0.16, 8000, origin_s=start
   )
   np.testing.assert_array_equal(out['audio'], want)
@@ -203,7 +247,7 @@ def test_sound_starts_with_the_clip(video_path):
 
 def test_files_without_sound_are_silent_and_masked(tmp_path):
   path = str(tmp_path / 'silent.mp4')
-  decode.write_video(path, np.zeros((8, 64, 96, 3), np.uint8), 25)
+  writer.write_video(path, np.zeros((8, 64, 96, 3), np.uint8), 25)
   loud = transform(audio_rate=8000, audio_samples=1280)
   out = run(loud, {'video': sources.VideoFile(path)})
   assert not out['audio_mask'] and not out['audio'].any()
@@ -218,6 +262,26 @@ def test_sound_of_arrays_is_cut_in_proportion():
   out = run(transform(train=False, stride=2), record)
   # frames 1, 3, 5, 7
   np.testing.assert_array_equal(out['audio'][:, 0], np.arange(100, 900))
+
+
+@pytest.mark.parametrize(
+  'protocol, frames', [('dmvr', 5.0), ('slowfast', 5.0), ('vjepa', 4)]
+)
+def test_sound_of_arrays_spans_the_sampled_frames(protocol, frames):
+  # 12.5 -> 10 per second: vjepa takes every frame (13 // 10), not every 1.25th.
+  record = {
+    'video': np.zeros((10, 64, 96, 3), np.uint8),
+    'audio': np.arange(1000, dtype=np.float32)[:, None],
+    'fps': 12.5,
+  }
+  kwargs = {'train': False, 'fps': 10.0, 'protocol': protocol}
+  out = run(transform(**kwargs), record)
+  assert len(out['audio']) == frames * 100
+  # A number that does not depend on rounding, if one is given.
+  fixed = transform(**kwargs, audio_rate=1250, audio_samples=333)
+  for length in (1000, 999):
+    record['audio'] = np.arange(length, dtype=np.float32)[:, None]
+    assert run(fixed, record)['audio'].shape == (333, 1)
 
 
 def test_keep_selects_fields(video_path):

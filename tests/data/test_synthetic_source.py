@@ -38,6 +38,7 @@ def test_example_has_the_documented_shapes():
     'video': ((t, h, w, 3), np.uint8),
     'label': ((), np.int32),
     'shape_label': ((), np.int32),
+    'fps': ((), np.float32),
     'query_points': ((n, 3), np.float32),
     'target_points': ((n, t, 2), np.float32),
     'occluded': ((n, t), np.bool_),

@@ -71,7 +71,15 @@ def test_random_crops_reach_every_place():
   small = windows.random_crop(
     np.random.default_rng(0), (20, 30), (6, 30), (8, 10)
   )
-  assert small.scaled == (8, 30) and small.offset[0] == 0
+  assert small.scaled == (8, 40) and small.offset[0] == 0
+
+
+def test_small_pictures_are_enlarged_in_their_shape():
+  window = windows.random_crop(
+    np.random.default_rng(0), (20, 30), (20, 30), (40, 40)
+  )
+  assert window.scaled == (40, 60)
+  assert window.content == (0, 0, 40, 40)
 
 
 def test_three_windows_of_landscape_and_portrait():

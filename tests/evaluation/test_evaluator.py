@@ -135,10 +135,24 @@ def test_loss_is_that_of_the_phase_of_the_last_update(params):
 
 
 def test_scheduled_values_reach_the_loss(params):
-  figures = mean_loss(
-    Exact(), examples.state(params), scheduled={'ratio': 0.75}
+  one = evaluator.MeanLoss(
+    Exact(), sharding.make_mesh(MESH, jax.devices()[:1]), data=numbers()
   )
+  one.bind('evals.x', {'ratio': lambda step: 0.25 * step})
+  state = examples.state(params)._replace(step=jnp.int32(3))
+  with jax.set_mesh(one.mesh):
+    figures, _ = one.run(state, 3)
   assert figures['ratio'] == 0.75
+
+
+def test_data_that_cannot_be_used_are_found_before_the_run():
+  one = evaluator.MeanLoss(
+    Exact(),
+    sharding.make_mesh(MESH, jax.devices()[:1]),
+    data=vc.data_spec(source='tests.train.tiny:Nubers'),
+  )
+  with pytest.raises(ValueError, match=r"evals.x.*'Nubers'.*'Numbers'"):
+    one.bind('evals.x', {})
 
 
 def test_a_phase_is_compiled_once(params):
@@ -158,6 +172,7 @@ def test_totals_are_sums_of_any_shape(params):
     totals = one.totals(
       lambda p, s, batch, ctx: {'x': jnp.sum(batch['x'], axis=0)},
       examples.state(params),
+      1,
     )
   want = sum(tiny.Numbers()[i]['x'].astype(np.float64) for i in range(13))
   np.testing.assert_allclose(totals['x'], want, atol=1e-5)
@@ -223,7 +238,7 @@ class Loss(task_lib.Task):
   """Not a number in padded rows, as a division by a norm would give."""
 
   def batch_spec(self):
-    return {}
+    return {'x': jax.ShapeDtypeStruct((8,), jnp.float32)}
 
   def init(self, rng, batch):
     return {}, {}

@@ -328,11 +328,28 @@ def test_weights_are_returned_and_sown(normal, random, run):
   params = random(module, x)
   assert set(params) == {'params'}
   out, weights = run(module, params, x, return_weights=True)
-  same, sown = run(module, params, x, mutable=['intermediates'])
+  same, sown = run(module, params, x, mutable=['attention_weights'])
   np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
   assert weights.shape == (2, 3, 5, 5)
-  np.testing.assert_array_equal(weights, sown['intermediates']['weights'][0])
+  np.testing.assert_array_equal(
+    weights, sown['attention_weights']['weights'][0]
+  )
   np.testing.assert_array_equal(out, same)
+
+
+def test_other_intermediates_do_not_change_the_algorithm(normal, random, jit):
+  module = attention.MultiHeadAttention(2, qkv_features=8, query_chunk=8)
+  x = normal(1, 64, 8)
+  params = random(module, x)
+
+  def weights_made(*mutable):
+    apply = functools.partial(module.apply, mutable=list(mutable))
+    # [heads, Q, S] for all queries, which chunking avoids.
+    return '2x64x64xf32' in jit(apply).lower(params, x).as_text()
+
+  assert not weights_made()
+  assert not weights_made('intermediates', 'batch_stats')
+  assert weights_made('attention_weights')
 
 
 def test_half_precision_module_keeps_float32_parameters(normal, random, run):

@@ -95,6 +95,31 @@ def test_attention_pool(normal, random, run, style):
   np.testing.assert_allclose(got, want, atol=3e-5)
 
 
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda **kw: heads.AttentionPool(3, 20, **kw),
+    lambda **kw: heads.AttentionPool(
+      3, 20, residual=True, kv_norm=True, project_out=False, **kw
+    ),
+    lambda **kw: heads.ClassificationHead(4, norm=True, **kw),
+    lambda **kw: heads.ClassificationHead(4, pool='token', **kw),
+  ],
+  ids=['pool', 'pool-residual', 'mean', 'token'],
+)
+def test_half_precision_in_half_precision_out(normal, random, run, make):
+  x = normal(2, 5, 12)
+  params = random(make(), x)
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
+    jnp.dtype('float32')
+  }
+  want = run(make(), params, x)
+  for tokens in (x, x.astype(jnp.bfloat16)):
+    low = run(make(dtype=jnp.bfloat16), params, tokens)
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), want, atol=0.1)
+
+
 def test_attention_pool_ignores_masked_tokens(normal, random, run):
   x = normal(2, 5, 12)
   module = heads.AttentionPool(3, 20)

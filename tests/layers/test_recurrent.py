@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vidscenic.layers import recurrent
+from vidscenic.layers import norms, recurrent
 
 
 class Step(nn.Module):
@@ -62,7 +62,7 @@ def example(normal, random):
   return params, state, inputs, context
 
 
-@pytest.mark.parametrize('options', [{}, dict(remat=True, unroll=2)], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(remat=True)], ids=str)
 def test_scan_equals_loop(example, jit, options):
   params, state, inputs, context = example
   assert set(params['params']) == {'step'}
@@ -141,6 +141,71 @@ def test_dropout_differs_between_times_and_intermediates_stack(example, run):
   # Without dropout a contraction would settle; with it, steps keep changing.
   changes = np.abs(np.diff(h[:, 20:], axis=1)).max((0, 2))
   assert (changes > 1e-4).all()
+
+
+class NoisyStep(nn.Module):
+  """Draws from a stream of its own, and normalises with running averages."""
+
+  @nn.compact
+  def __call__(self, state, x, *, train=False):
+    noise = jax.random.normal(self.make_rng('samples'), state.shape)
+    x = norms.BatchNorm(dtype=x.dtype, name='norm')(x, train=train)
+    return (state + x).astype(state.dtype), noise
+
+
+class NoisyModel(nn.Module):
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, state, x, *, train=False):
+    return recurrent.scan_time(
+      NoisyStep(name='step'), state, x, carry=('batch_stats',),
+      remat=self.remat, train=train,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_steps_draw_numbers_and_carry_batch_statistics(normal, run, remat):
+  x, state = 2 + normal(6, 5, 3), jnp.zeros((6, 3))
+  rngs = {'samples': jax.random.key(1)}
+  module = NoisyModel(remat)
+  variables = module.init(
+    {'params': jax.random.key(0), **rngs}, state, x, train=True
+  )
+  assert variables['batch_stats']['step']['norm']['counter'] == 0
+  (last, noise), new = run(
+    module, variables, state, x, train=True, mutable=['batch_stats'], rngs=rngs
+  )
+  assert noise.shape == (6, 5, 3)
+  assert len(np.unique(np.asarray(noise))) == noise.size
+  # The same as one frame after the other.
+  step, stats = norms.BatchNorm(), variables['batch_stats']['step']['norm']
+  params = variables['params']['step']['norm']
+  want = state
+  for t in range(5):
+    y, changed = run(
+      step, {'params': params, 'batch_stats': stats}, x[:, t], train=True,
+      mutable=['batch_stats'],
+    )  # fmt: skip
+    want, stats = want + y, changed['batch_stats']
+  assert stats['counter'] == 5
+  got = new['batch_stats']['step']['norm']
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  jax.tree.map(close, (got, last), (stats, want))
+  # In evaluation nothing needs to be mutable.
+  run(module, dict(variables, **new), state, x, rngs=rngs)
+
+
+def test_state_keeps_its_dtype(normal, run):
+  x, state = normal(6, 5, 3), jnp.zeros((6, 3), jnp.bfloat16)
+  rngs = {'samples': jax.random.key(1)}
+  module = NoisyModel()
+  variables = module.init({'params': jax.random.key(0), **rngs}, state, x)
+  for inputs in (x, x.astype(jnp.bfloat16)):
+    last, _ = run(module, variables, state, inputs, rngs=rngs)
+    assert last.dtype == jnp.bfloat16
+    want = np.asarray(x).sum(1)
+    np.testing.assert_allclose(last.astype(jnp.float32), want, atol=0.1)
 
 
 def test_memory_of_a_rematerialised_clip_grows_with_the_state_only(random, jit):

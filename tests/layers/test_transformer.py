@@ -173,6 +173,18 @@ def test_drop_path_drops_whole_rows_and_keeps_the_mean(normal):
   assert half.dtype == jnp.bfloat16
 
 
+def test_drop_path_keeps_or_drops_an_example_as_a_whole():
+  rngs = {'dropout': jax.random.key(1)}
+  path = transformer.DropPath()
+  x = jnp.ones((2000, 3, 2, 2))  # [B, T, N, D]
+  y = np.asarray(path.apply({}, x, 0.25, train=True, rngs=rngs))
+  kept = (y != 0).reshape(2000, -1)
+  np.testing.assert_array_equal(kept.all(1), kept.any(1))
+  assert abs(kept.mean() - 0.75) < 0.04
+  y = path.apply({}, x[0, 0], 0.25, train=True, rngs=rngs)  # [N, D]
+  assert len(np.unique(y)) == 1
+
+
 # Stacks of three blocks.
 
 DEPTH = 3
@@ -438,8 +450,8 @@ def test_masks_reach_both_attentions(stack, run):
 def test_weights_of_all_blocks_can_be_captured(stack, run, scan):
   params, x, kv = stack()
   params = {'params': transformer.stack_blocks(params) if scan else params}
-  _, sown = run(make(scan=scan), params, x, kv, mutable=['intermediates'])
-  sown = sown['intermediates']
+  _, sown = run(make(scan=scan), params, x, kv, mutable=['attention_weights'])
+  sown = sown['attention_weights']
   if not scan:
     sown = transformer.stack_blocks(sown)
   weights = sown['blocks']['cross_attention']['weights'][0]

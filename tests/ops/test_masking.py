@@ -66,6 +66,33 @@ def test_random_mask_has_the_exact_count_and_consistent_ids():
   assert len({tuple(row) for row in mask.keep_ids.tolist()}) == 8
 
 
+def test_random_hidden_follows_a_traced_count():
+  keys = split_keys(keys_for(range(3)), 2)
+
+  @jax.jit
+  def hidden_at(step, keys):
+    ratio = 0.9 - 0.1 * step  # a schedule
+    count = jnp.floor(20 * (1 - ratio) + 1e-4).astype(jnp.int32)
+    return masking.random_hidden(keys, num_tokens=20, num_keep=count)
+
+  for step, count in ((0, 2), (3, 8), (9, 20)):
+    got = hidden_at(step, keys)
+    assert got.shape == (3, 2, 20) and got.dtype == bool
+    want = random_mask(keys, num_tokens=20, num_keep=count).hidden
+    np.testing.assert_array_equal(got, want)
+  assert hidden_at._cache_size() == 1
+
+
+def test_random_hidden_takes_a_count_per_row():
+  counts = np.array([0, 7, 20])
+  got = masking.random_hidden(
+    keys_for(range(3)), num_tokens=20, num_keep=jnp.asarray(counts)
+  )
+  np.testing.assert_array_equal((~got).sum(-1), counts)
+  with pytest.raises(ValueError, match='cannot keep 21'):
+    masking.random_hidden(keys_for(range(3)), num_tokens=20, num_keep=21)
+
+
 @pytest.mark.parametrize('num_keep', [0, 5])
 def test_nothing_or_everything_may_be_hidden(num_keep):
   order = np.array([[4, 1, 3, 0, 2], [0, 1, 2, 3, 4]])

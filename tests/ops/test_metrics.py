@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -88,40 +87,3 @@ def test_end_point_error_counts_known_vectors_only():
   mask = np.array([[True, True, False]])
   total, count = end_point_error(flow, target, mask=mask)
   assert (float(total), float(count)) == (6, 2)
-
-
-def test_merging_batches_is_the_same_as_one_batch():
-  rng = np.random.default_rng(0)
-  logits, labels = rng.normal(size=(7, 4)), rng.integers(0, 4, 7)
-  mask = rng.integers(0, 2, 7)
-
-  def run(part):
-    pair = topk(logits[part], labels[part], mask=mask[part])
-    return {'top1': pair}
-
-  merged = metrics.merge(run(slice(0, 3)), run(slice(3, 7)))
-  whole = run(slice(0, 7))
-  assert metrics.finish(merged) == metrics.finish(whole)
-  jitted = jax.jit(metrics.merge)(run(slice(0, 3)), run(slice(3, 7)))
-  assert metrics.finish(jitted) == metrics.finish(whole)
-  with pytest.raises(ValueError, match='top5'):
-    metrics.merge(whole, {'top5': (0, 0)})
-
-
-def test_counts_on_the_host_do_not_saturate():
-  big = {'mse': (np.float32(1), np.float32(2**24))}
-  one = {'mse': (np.float32(0), np.float32(1))}
-  assert metrics.merge(big, one)['mse'][1] == 2**24 + 1
-
-
-def test_finish_divides_arrays_and_marks_what_was_not_counted():
-  done = metrics.finish(
-    {
-      'a': (jnp.float32(3), jnp.float32(4)),
-      'b': (jnp.float32(0), jnp.float32(0)),
-      'per_class': (np.array([1.0, 0, 3]), np.array([2.0, 0, 3])),
-    }
-  )
-  assert done['a'] == 0.75 and isinstance(done['a'], float)
-  assert np.isnan(done['b'])
-  np.testing.assert_array_equal(done['per_class'], [0.5, np.nan, 1])

@@ -214,8 +214,10 @@ def test_damaged_newest_checkpoint_is_set_aside(tmp_path, caplog):
 def test_nothing_readable_is_an_error_not_a_fresh_start(tmp_path):
   store(tmp_path, make_state())
   truncate(tmp_path, 3)
-  with pytest.raises(OSError, match='no readable checkpoint left'):
-    fetch(tmp_path, shapes_of(make_state()))
+  for read_only in (True, False):
+    with pytest.raises(OSError, match='no readable checkpoint'):
+      fetch(tmp_path, shapes_of(make_state()), read_only=read_only)
+    assert stored_steps(tmp_path) == [3]
 
 
 # --- starting from another run ---

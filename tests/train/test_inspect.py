@@ -110,11 +110,12 @@ def test_recomputed_work_counts_again(remat, products):
   assert flops(grad, (D, D), (D, D), (N, D)) == product(products, N, D, D)
 
 
-def test_condition_counts_its_dearest_branch():
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)])
+def test_condition_counts_its_dearest_branch(order):
+  branches = (lambda x: x @ x, lambda x: x @ x @ x @ x)
+
   def fn(x):
-    return jax.lax.cond(
-      x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x @ x, x
-    )
+    return jax.lax.cond(x[0, 0] > 0, *(branches[i] for i in order), x)
 
   assert flops(fn, (D, D)) == product(3, D, D, D)
 

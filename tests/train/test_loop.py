@@ -14,7 +14,7 @@ import pytest
 from tests.multiprocess import processes
 from tests.train import tiny, tiny_config
 from vidscenic import config as vc
-from vidscenic.train import checkpoints, evaluate, guard, loop
+from vidscenic.train import checkpoints, evaluate, guard, loop, phases
 from vidscenic.train import run as run_lib
 
 
@@ -58,11 +58,11 @@ def rows(workdir, prefix='train/'):
   return processes.rows(workdir, prefix)
 
 
-class Noted(tiny.Regression):
-  """Scales the head at the start of phase 1 and notes what was compiled."""
+class Halved(tiny.Regression):
+  """Halves the head at the start of phase 1."""
 
   def on_phase(self, state, old, new):
-    head = jax.tree.map(lambda x: x * 0, state.params['head'])
+    head = jax.tree.map(lambda x: x * 0.5, state.params['head'])
     return state._replace(params={**state.params, 'head': head})
 
 
@@ -149,8 +149,7 @@ def test_repeated_failure_stops_with_a_remedy(tmp_path):
     checkpoint__every_steps=1,
     guard__max_bad_steps=2,
     guard__max_rollbacks=2,
-    data__train__source_kwargs__nan_from=0,
-    data__train__source_kwargs__nan_to=64,
+    optim__lr=1e25,  # the first update leads where no loss is finite
   )
   with pytest.raises(guard.TrainingFailed, match='after 2 rollbacks.*optim.lr'):
     loop.train(config, tmp_path)
@@ -217,20 +216,114 @@ def test_unwritable_workdir_is_named():
     loop.train(make_config(steps=1), '/proc/nothing')
 
 
-def test_phase_change_is_compiled_ahead_and_applied_once(tmp_path):
-  config = make_config(
-    steps=6,
+def test_phase_change_is_applied_once_also_after_a_restart(tmp_path):
+  changes = dict(
     log__every_steps=1,
-    compile_ahead_steps=3,
-    task__factory=f'{__name__}:Noted',
+    checkpoint__every_steps=1,
+    task__factory=f'{__name__}:Halved',
     task__kwargs__freeze_at=4,
     optim__lr=0.0,
   )
+  fresh = run_lib.Run(make_config()).fresh_state().params
+  for steps in (4, 5, 6):  # stops right before and right after the change
+    config = make_config(steps=steps, **changes)
+    loop.train(config, tmp_path)
+    state, _ = restored(tmp_path, config)
+    factor = 1.0 if steps == 4 else 0.5
+    np.testing.assert_array_equal(
+      state.params['head']['kernel'], factor * fresh['head']['kernel']
+    )
+
+
+def test_next_phase_is_compiled_before_it_begins(tmp_path, monkeypatch, caplog):
+  events = []
+  for name in ('prepare', 'get'):
+    original = getattr(phases.PhaseSteps, name)
+
+    def noted(self, phase, name=name, original=original):
+      events.append((name, phase))
+      return original(self, phase)
+
+    monkeypatch.setattr(phases.PhaseSteps, name, noted)
+  config = make_config(
+    steps=12,
+    log__every_steps=1,
+    compile_ahead_steps=3,
+    task__kwargs__freeze_at=8,
+  )
+  loop.train(config, tmp_path)
+  prepared = events.index(('prepare', 1))
+  assert prepared < events.index(('get', 1))
+  # Three steps before step 8, so after some steps of phase 0 were prepared.
+  assert events[:prepared].count(('prepare', 0)) >= 5
+  assert 'some shape changes' not in caplog.text
+
+
+def test_changing_shapes_are_warned_of(tmp_path, monkeypatch, caplog):
+  original = loop._Loop.place
+
+  def place(self, batch):
+    if self.step % 4 == 3:  # compiles a new program now and then
+      jax.jit(lambda x: x + 1)(np.zeros(self.step))
+    return original(self, batch)
+
+  monkeypatch.setattr(loop._Loop, 'place', place)
+  loop.train(make_config(steps=12), tmp_path)
+  assert 'some shape changes' in caplog.text
+
+
+def test_rollback_skips_checkpoints_of_a_bad_streak(tmp_path):
+  # Batches 2 and 3 of every four are bad; the logs come late, so checkpoints
+  # are due in the middle of the streak.
+  config = make_config(
+    steps=16,
+    log__every_steps=4,
+    checkpoint__every_steps=1,
+    checkpoint__keep_last=20,
+    guard__max_bad_steps=1,
+    guard__max_rollbacks=10,
+    data__train__shuffle=False,
+    data__train__source_kwargs__nan_from=32,
+    data__train__source_kwargs__nan_to=64,
+  )
+  assert loop.train(config, tmp_path)
+  reader = checkpoints.Checkpoints(tmp_path, read_only=True)
+  steps = reader.steps()
+  reader.close()
+  for step in steps[:-1]:  # the last step always saves
+    assert restored(tmp_path, config, step)[1]['bad_steps'] == 0
+  assert restored(tmp_path, config)[0].skipped > 0
+
+
+def test_fewer_steps_than_were_trained_are_refused(tmp_path):
+  loop.train(make_config(steps=6), tmp_path)
+  (tmp_path / 'DONE').unlink()
+  with pytest.raises(ValueError, match='steps=4 but .* step 6'):
+    loop.train(make_config(steps=4), tmp_path)
+
+
+def test_wrong_evaluation_data_stop_the_run_before_it_trains(tmp_path):
+  bad = heldout()
+  bad.kwargs.data.source = 'tests.train.tiny:Nubers'
+  with pytest.raises(ValueError, match='evals.heldout.kwargs.data'):
+    loop.train(make_config(evals={'heldout': bad}), tmp_path)
+  assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+def test_average_of_bfloat16_parameters_is_float32(tmp_path):
+  class Half(tiny.Regression):
+    def init(self, rng, batch):
+      params, state = super().init(rng, batch)
+      return jax.tree.map(lambda p: p.astype(jnp.bfloat16), params), state
+
+  globals()['Half'] = Half
+  config = make_config(
+    steps=3, ema__decay=0.999, task__factory=f'{__name__}:Half'
+  )
   loop.train(config, tmp_path)
   state, _ = restored(tmp_path, config)
-  assert not np.any(state.params['head']['kernel'])
-  before = run_lib.Run(config).fresh_state().params['layer0']['kernel']
-  np.testing.assert_array_equal(state.params['layer0']['kernel'], before)
+  assert state.params['head']['kernel'].dtype == jnp.bfloat16
+  assert state.ema_params['head']['kernel'].dtype == jnp.float32
 
 
 def test_run_starts_from_part_of_another(tmp_path):
@@ -282,6 +375,14 @@ def test_profile_window_writes_a_trace(tmp_path):
   config = make_config(steps=6, profile__start=2, profile__steps=2)
   loop.train(config, tmp_path)
   assert list(pathlib.Path(tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_profile_window_may_be_resumed_in_its_middle(tmp_path):
+  window = dict(profile__start=2, profile__steps=4)
+  loop.train(make_config(steps=4, **window), tmp_path)
+  loop.train(make_config(steps=8, **window), tmp_path)
+  traces = list(pathlib.Path(tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert len(traces) >= 1
 
 
 def test_steady_run_compiles_nothing_after_its_first_interval(tmp_path, caplog):

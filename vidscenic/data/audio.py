@@ -35,13 +35,15 @@ def read_audio(
     start_s, end_s: seconds after `origin_s`; start_s < end_s. May reach outside
       the file: silence there.
     rate: samples per second of the result.
-    mono: average all channels; else the file's channels are kept.
+    mono: average all channels; else two: mono is doubled, surround is mixed as
+      in ITU-R BS.775 (centre and rear at 0.71, no bass effects), attenuated so
+      that it cannot clip.
     origin_s: zero of start_s and end_s on the container's clock. Pass
       `VideoIndex.start` to count from the first video frame.
     name: what errors call it; needed only for bytes.
 
   Returns:
-    float32[S, channels] in [-1, 1], S = round((end_s - start_s) * rate).
+    float32[S, 1 or 2] in [-1, 1], S = round((end_s - start_s) * rate).
 
   Raises:
     VideoError: no sound stream, or the file cannot be read.
@@ -59,6 +61,8 @@ def read_audio(
   )
   if mono:  # FFmpeg's own mix has gains of 0.7 and would clip
     samples, layout = samples.mean(0, keepdims=True), 'mono'
+  else:
+    samples, layout = _to_stereo(samples, layout), 'stereo'
   if native != rate:
     samples = _resample(samples, native, rate, layout)
   offset = round(_FILTER_S * rate)
@@ -122,6 +126,32 @@ def _place(container, stream, native, layout, begin, end):
     if expected >= out.shape[1]:
       break
   return out, first
+
+
+def _to_stereo(samples, layout):
+  """[C, S] -> [2, S]."""
+  names = [channel.name for channel in av.AudioLayout(layout).channels]
+  gains = np.array([_gains(name) for name in names], np.float32).T
+  if not gains.any():
+    gains = np.ones_like(gains)
+  return gains / gains.sum(1).max() @ samples
+
+
+def _gains(name):
+  """Gains of a channel in (left, right)."""
+  if name in ('FL', 'DL'):
+    return 1.0, 0.0
+  if name in ('FR', 'DR'):
+    return 0.0, 1.0
+  if name.startswith('LFE'):
+    return 0.0, 0.0
+  # Rear, side and top channels; the front ones between centre and corner.
+  sides = name.removesuffix('C')
+  if sides.endswith('L'):
+    return 0.71, 0.0
+  if sides.endswith('R'):
+    return 0.0, 0.71
+  return 0.71, 0.71
 
 
 def _resample(samples, native, rate, layout):

@@ -21,7 +21,9 @@ tracks, K boxes):
 
 A flip mirrors the world: x -> -x in the world and in the camera, so the pose
 stays a rotation, focal lengths stay positive, and a mirrored world point
-projects onto the mirrored pixel. Other fields pass through.
+projects onto the mirrored pixel, and the two channels of stereo sound (audio
+float32[S, 2]) change places. Other fields pass through: labels that tell left
+from right must not be flipped.
 """
 
 from collections.abc import Mapping
@@ -95,91 +97,10 @@ def move_labels(clip: Mapping[str, Any], window: windows.Window) -> Clip:
   _move_boxes(out, window)
   _move_dense(out, window)
   _move_camera(out, window)
+  if window.flip and np.ndim(out.get('audio')) == 2:
+    if out['audio'].shape[1] == 2:
+      out['audio'] = np.ascontiguousarray(out['audio'][:, ::-1])
   return out
-
-
-def crop(
-  clip: Mapping[str, Any], *, top: int, left: int, height: int, width: int
-) -> Clip:
-  """Cuts a rectangle of pixels; parts beyond the picture are padding."""
-  window = windows.part(
-    picture_size(clip), top=top, left=left, height=height, width=width
-  )
-  return apply(clip, window, method='nearest')
-
-
-def pad(
-  clip: Mapping[str, Any], *, top: int, bottom: int, left: int, right: int
-) -> Clip:
-  """Adds that many rows and columns of padding, each >= 0."""
-  height, width = picture_size(clip)
-  return crop(
-    clip,
-    top=-top,
-    left=-left,
-    height=height + top + bottom,
-    width=width + left + right,
-  )
-
-
-def resize(
-  clip: Mapping[str, Any],
-  *,
-  size: windows.Size,
-  method: str = 'fast_bilinear',
-) -> Clip:
-  """Resizes to (height, width), whatever that does to the aspect ratio."""
-  window = windows.whole(picture_size(clip), tuple(size))
-  return apply(clip, window, method=method)
-
-
-def resize_smallest(
-  clip: Mapping[str, Any],
-  *,
-  short_side: int,
-  method: str = 'fast_bilinear',
-) -> Clip:
-  """Resizes the short side to `short_side` pixels, rounding as DMVR does.
-
-  DMVR itself: method='bilinear_no_antialias'.
-  """
-  size = windows.smallest(picture_size(clip), short_side)
-  return resize(clip, size=size, method=method)
-
-
-def flip(clip: Mapping[str, Any]) -> Clip:
-  """Mirrors left and right."""
-  window = windows.whole(picture_size(clip), flip=True)
-  return apply(clip, window, method='nearest')
-
-
-def scale_jitter(
-  clip: Mapping[str, Any],
-  rng: np.random.Generator,
-  *,
-  scales: tuple[float, float] = (0.8, 1.2),
-  prob: float = 0.8,
-  method: str = 'fast_bilinear',
-) -> Clip:
-  """With probability `prob` resizes height and width by independent factors."""
-  size = windows.jittered(rng, picture_size(clip), scales=scales, prob=prob)
-  return resize(clip, size=size, method=method)
-
-
-def random_resized_crop(
-  clip: Mapping[str, Any],
-  rng: np.random.Generator,
-  *,
-  size: windows.Size,
-  area: tuple[float, float] = (0.3, 1.0),
-  aspect: tuple[float, float] = (3 / 4, 4 / 3),
-  method: str = 'fast_bilinear',
-) -> Clip:
-  """Cuts a random area and aspect ratio and resizes it to `size`."""
-  window = windows.random_resized(
-    rng, picture_size(clip), tuple(size), area=area, aspect=aspect
-  )
-  return apply(clip, window, method=method)
 
 
 def picture_size(clip: Mapping[str, Any]) -> windows.Size:

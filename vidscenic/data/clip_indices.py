@@ -55,27 +55,53 @@ def sample_indices(
 
   Returns:
     int64[W, n], each in [0, L).
+
+  Raises:
+    ValueError: length < 1, or fps without file_fps.
   """
   if length < 1:
     raise ValueError(f'a clip needs a video with frames, got length {length}')
-  rate = file_fps / fps if fps and file_fps else 1.0
+  step = frame_step(stride, protocol=protocol, file_fps=file_fps, fps=fps)
   shape = dict(num_frames=num_frames, num_views=num_views, rng=rng)
   if protocol == 'dmvr':
-    positions = _dmvr(length, step=stride * rate, **shape)
+    positions = _dmvr(length, step=step, **shape)
     pad = pad or 'loop'
   elif protocol == 'slowfast':
-    span = num_frames * stride * rate
+    span = num_frames * step
     positions = _slowfast(length, span=span, spread_ends=spread_ends, **shape)
     pad = pad or 'hold'
   else:
-    if fps and file_fps:
-      # Rates measured from time stamps may read 25.000001.
-      stride = max(1, math.floor(math.ceil(file_fps - 1e-3) / fps))
-    positions = _vjepa(length, stride=stride, loop=pad == 'loop', **shape)
+    positions = _vjepa(length, stride=step, loop=pad == 'loop', **shape)
     pad = pad or 'hold'
   if pad == 'loop':
     return positions % length
   return np.clip(positions, 0, length - 1)
+
+
+def frame_step(
+  stride: int, *, protocol: str, file_fps: float, fps: float
+) -> float:
+  """Frames of the file from one frame of a clip to the next.
+
+  Args: as of `sample_indices`.
+
+  Returns:
+    An integer for vjepa and without fps.
+
+  Raises:
+    ValueError: fps is asked for but the rate of the file is unknown.
+  """
+  if not fps:
+    return stride
+  if not file_fps > 0:
+    raise ValueError(
+      f'fps={fps} needs the frame rate of the video, which is unknown: give '
+      "the record an 'fps', or set fps=0"
+    )
+  if protocol == 'vjepa':
+    # Rates measured from time stamps may read 25.000001.
+    return max(1, math.floor(math.ceil(file_fps - 1e-3) / fps))
+  return stride * file_fps / fps
 
 
 def _dmvr(length, *, num_frames, step, num_views, rng):

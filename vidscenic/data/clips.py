@@ -13,7 +13,6 @@ import numpy as np
 from vidscenic.data import augment, clip_indices, records, resize, windows
 
 Clip = dict[str, Any]
-sample_indices = clip_indices.sample_indices
 
 # With several views these carry a leading view axis.
 PER_VIEW = (*augment.MOVED, 'query_mask', 'audio', 'audio_mask')
@@ -32,7 +31,7 @@ class ClipTransform:
     num_frames: frames per clip.
     stride: frames from one to the next.
     fps: frame rate of the clip, 0 = that of the file. For images and arrays the
-      record's 'fps' is the file's rate.
+      record's 'fps' is the file's rate; a rate that nobody knows is an error.
     protocol: 'dmvr', 'slowfast' or 'vjepa', see `clip_indices`.
     pad: 'loop' or 'hold' for short videos, '' = what the protocol does.
     train: random offsets and flips; else the evaluation rule.
@@ -53,19 +52,22 @@ class ClipTransform:
     aspect: range of width / height relative to that of size, likewise.
     scales: fractions of the short side, for 'multi_scale'.
     short_side: pixels, for 'random', 'center' and 'three'; (low, high) draws it
-      uniformly in training. 0: just large enough to cover size.
+      uniformly in training. 0: just large enough to cover size, which it is
+      made in any case.
     jitter_scale: range of the factors of DMVR's scale jitter before a 'random'
       crop.
     jitter_prob: probability of that jitter; DMVR's is 0.8.
-    flip: probability of a mirror; nothing is flipped unless train.
-    resize_method: one of `resize.METHODS`.
+    flip: probability of a mirror; nothing is flipped unless train. Set 0 where
+      a label tells left from right (Something-Something, 'turn left').
+    resize_method: one of `resize.METHODS`; '' is 'fast_bilinear' in training,
+      'bilinear' in evaluation.
     decode_short_side: shrink files to this short side while decoding, 0: off.
       Saves memory and a resize; not for parity.
     audio_rate: samples per second of 'audio', read from the file; 0: none. The
-      sound of array records is cut in proportion to the frames in any case.
+      sound of array records keeps its own rate and is returned in any case.
     audio_samples: length S of 'audio' float32[S, 1 or 2], from the clip's first
       frame on. audio_mask bool[] is False, and all silent, for files without
-      sound.
+      sound. 0: the sound of array records lasts as long as the clip.
     audio_mono: one channel, else two.
     keep: names of the fields to return, () = all.
 
@@ -92,7 +94,7 @@ class ClipTransform:
     jitter_scale: tuple[float, float] = (0.8, 1.2),
     jitter_prob: float = 0.0,
     flip: float = 0.5,
-    resize_method: str = 'fast_bilinear',
+    resize_method: str = '',
     decode_short_side: int = 0,
     audio_rate: int = 0,
     audio_samples: int = 0,
@@ -117,7 +119,8 @@ class ClipTransform:
     self._short_side = tuple(np.broadcast_to(short_side, 2).tolist())
     self._jitter = dict(scales=tuple(jitter_scale), prob=jitter_prob)
     self._flip = flip
-    self._method = resize_method
+    default = 'fast_bilinear' if train else 'bilinear'
+    self._method = resize_method or default
     self._decode_short_side = decode_short_side
     self._audio = dict(samples=audio_samples, rate=audio_rate, mono=audio_mono)
     self._keep = tuple(keep)
@@ -216,14 +219,18 @@ class ClipTransform:
         sound = np.zeros((self._audio['samples'], channels), np.float32)
       clip['audio'] = sound
     elif 'audio' in clip:
-      step = self._indices['stride']
-      if self._indices['fps'] and video.fps:
-        step *= video.fps / self._indices['fps']
+      step = clip_indices.frame_step(
+        self._indices['stride'],
+        protocol=self._indices['protocol'],
+        file_fps=video.fps,
+        fps=self._indices['fps'],
+      )
       clip['audio'] = records.take_sound(
         clip['audio'],
         first=first,
         span=self._indices['num_frames'] * step,
         length=video.length,
+        samples=self._audio['samples'],
       )
 
   def _windows(self, clip, rng):
@@ -243,7 +250,8 @@ class ClipTransform:
       return clip, [windows.center(source, scaled, size)]
     if self._crop == 'three':
       # Resize once, then cut three times.
-      clip = augment.resize(clip, size=scaled, method=self._method)
+      resized = windows.whole(source, scaled)
+      clip = augment.apply(clip, resized, method=self._method)
       return clip, windows.three(scaled, scaled, size)
     if self._jitter['prob']:
       scaled = windows.jittered(rng, scaled, **self._jitter)
@@ -254,7 +262,11 @@ class ClipTransform:
     if not high:
       return windows.covering(source, self._size)
     side = low if low == high else int(rng.integers(low, high + 1))
-    return windows.smallest(source, side)
+    scaled = windows.smallest(source, side)
+    # A long side longer than the picture's shape gives would be padded.
+    if scaled[0] < self._size[0] or scaled[1] < self._size[1]:
+      return windows.covering(source, self._size)
+    return scaled
 
   def _check(self):
     """Raises a ValueError that names the first unusable argument."""

@@ -18,14 +18,12 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from vidscenic.data import audio, containers, resize, video_index, writer
+from vidscenic.data import containers, resize, video_index
 
-# The parts of reading and writing that callers need, under one name.
+# What callers of the decoder need besides, under one name.
 VideoError = containers.VideoError
 VideoIndex = video_index.VideoIndex
 index_video = video_index.index_video
-read_audio = audio.read_audio
-write_video = writer.write_video
 
 # Decoding on is cheaper than a seek unless the seek saves a few frames.
 _MIN_FRAMES_SAVED = 4

@@ -12,6 +12,8 @@ index list when they are built.
 
 import functools
 import os
+import sys
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,8 +27,6 @@ from vidscenic.data import decode
 
 Batch = dict[str, Any]
 
-# Unreadable examples in a row that one row may meet.
-MAX_REPLACEMENTS = 50
 # Sources up to this size are shuffled by a list of their numbers.
 _SMALL_SOURCE = 2**16
 
@@ -34,7 +34,22 @@ _SMALL_SOURCE = 2**16
 class BatchIterator:
   """Iterates over numpy batches; `close` ends threads and processes."""
 
-  def __init__(self, dataset: grain.MapDataset, spec: Mapping[str, Any]):
+  def __init__(
+    self,
+    examples: grain.MapDataset,
+    spec: Mapping[str, Any],
+    *,
+    groups: int,
+    start: int = 0,
+  ):
+    """Starts to read.
+
+    Args:
+      examples: elements [repeats, ...] of this process, in order.
+      spec: a finalized `config.data_spec`.
+      groups: elements in a batch.
+      start: number of the first batch.
+    """
     threads = spec['num_threads'] or min(16, os.cpu_count() or 1)
     workers = spec['num_workers']
     # Workers hand out shared memory that is reused: copy it.
@@ -42,20 +57,25 @@ class BatchIterator:
     if workers:
       if not flags.FLAGS.is_parsed():  # a script or notebook without app.run
         flags.FLAGS.mark_as_parsed()
+      # On the MapDataset, so that batches do not depend on the number of
+      # workers.
+      batches = examples.batch(groups, drop_remainder=True)[start:]
       options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-      dataset = dataset.to_iter_dataset(options).mp_prefetch(
+      batches = batches.to_iter_dataset(options).mp_prefetch(
         grain.MultiprocessingOptions(
           num_workers=workers, per_worker_buffer_size=1
         ),
         worker_init_fn=_init_worker,
       )
     else:
-      # Elements of the dataset are whole batches, so this many are in memory.
+      # Threads share the examples of a batch, so that the first one comes
+      # early and two batches are in memory, not one per thread.
       options = grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=threads
+        num_threads=threads, prefetch_buffer_size=max(threads, 2 * groups)
       )
-      dataset = dataset.to_iter_dataset(options)
-    self._iterator = iter(dataset)
+      examples = examples[start * groups :].to_iter_dataset(options)
+      batches = examples.batch(groups, drop_remainder=True)
+    self._iterator = iter(batches)
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -66,7 +86,8 @@ class BatchIterator:
       batch = {name: np.array(value) for name, value in batch.items()}
     # [groups, repeats, ...] -> [rows, ...]
     return {
-      name: value.reshape(-1, *value.shape[2:]) for name, value in batch.items()
+      name: value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
+      for name, value in batch.items()
     }
 
   def close(self) -> None:
@@ -101,7 +122,7 @@ def make_train_iter(
   seed: int,
   start: int = 0,
   rows: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-  name: str = 'train',
+  name: str = 'data.train',
 ) -> BatchIterator | StreamsIterator:
   """Endless training batches, beginning with number `start`.
 
@@ -112,15 +133,16 @@ def make_train_iter(
     start: number of the first batch.
     rows: global rows that this process loads, in order (with streams
       {stream: rows}); None: all of them.
-    name: of the stream; part of the seed and of messages.
+    name: config field that holds the spec; part of the seed and of messages.
 
   Returns:
     Iterator over {field: array [len(rows), ...]} with 'mask' bool[B], all
-    True, and 'replaced' int32[B], the number of unreadable examples that the
-    next one stood in for.
+    True, and 'replaced' int32[B], 1 where an unreadable example's next readable
+    neighbour stands in.
 
   Raises:
-    ValueError: an empty source, or rows that cut a group of `repeats`.
+    ValueError: an empty source, or rows that cut a group of `repeats`; starts
+      with `name`.
   """
   if len(spec['streams']):
     return StreamsIterator(
@@ -131,22 +153,22 @@ def make_train_iter(
           seed=seed,
           start=start,
           rows=None if rows is None else rows[key],
-          name=f'{name}/{key}',
+          name=f'{name}.streams.{key}',
         )
         for key, part in spec['streams'].items()
       }
     )
   if len(spec['mixture']):
     parts = [
-      _examples(part, seed, f'{name}/{key}')
+      _examples(part, seed, f'{name}.mixture.{key}')
       for key, part in spec['mixture'].items()
     ]
     weights = np.array([p['weight'] for p in spec['mixture'].values()])
     dataset = grain.MapDataset.mix(parts, list(weights / weights.sum()))
   else:
     dataset = _examples(spec, seed, name)
-  dataset = _batches(dataset, batch_size, rows, spec['repeats'], name)
-  return BatchIterator(dataset[start:] if start else dataset, spec)
+  dataset, groups = _row_shard(dataset, batch_size, rows, spec['repeats'], name)
+  return BatchIterator(dataset, spec, groups=groups, start=start)
 
 
 def make_eval_iter(
@@ -155,30 +177,54 @@ def make_eval_iter(
   batch_size: int,
   rows: Sequence[int] | None = None,
   limit: int = 0,
-  name: str = 'eval',
+  name: str = 'data',
 ) -> BatchIterator:
   """One pass over a source in its own order, padded to whole batches.
 
   Args:
-    spec: a finalized `config.data_spec` with a source.
+    spec: a finalized `config.data_spec` with a source, repeats 1.
     batch_size: rows of the global batch.
     rows: global rows that this process loads; None: all of them.
     limit: only the first examples; 0: all.
-    name: for messages.
+    name: config field that holds the spec, such as 'evals.heldout.kwargs.data';
+      for messages.
 
   Returns:
     Iterator with the same number of batches on every process; 'mask' is False
     and every field zero in padded rows. An unreadable example is an error.
+
+  Raises:
+    ValueError: an empty source, or repeats other than 1; starts with `name`.
   """
   _require_source(spec, name)
+  if spec['repeats'] != 1:
+    raise ValueError(f'{name}.repeats={spec["repeats"]}: evaluation wants 1')
   source, transform = _source_and_transform(spec, name)
   count = min(limit, len(source)) if limit else len(source)
-  load = _LoadInOrder(source, transform, count, spec['repeats'])
-  groups = batch_size // spec['repeats']
-  padded = -(-count // groups) * groups
-  dataset = grain.MapDataset.range(padded).map(load)
-  dataset = _batches(dataset, batch_size, rows, spec['repeats'], name)
-  return BatchIterator(dataset, spec)
+  padded = -(-count // batch_size) * batch_size
+  dataset = grain.MapDataset.range(padded)
+  dataset = dataset.map(_LoadInOrder(source, transform, count))
+  dataset, groups = _row_shard(dataset, batch_size, rows, 1, name)
+  return BatchIterator(dataset, spec, groups=groups)
+
+
+def check_spec(spec: Mapping[str, Any], name: str) -> None:
+  """Builds every source and transform of a spec; reads no example.
+
+  Args:
+    spec: a finalized `config.data_spec`.
+    name: config field that holds it, for messages.
+
+  Raises:
+    ValueError, FileNotFoundError: what `make_train_iter` would raise.
+  """
+  for group in ('streams', 'mixture'):
+    if len(spec[group]):
+      for key, part in spec[group].items():
+        check_spec(part, f'{name}.{group}.{key}')
+      return
+  _require_source(spec, name)
+  _source_and_transform(spec, name)
 
 
 # --- private ---
@@ -195,53 +241,70 @@ class _LoadAtRandom(grain.transforms.RandomMap):
 
   def random_map(self, element, rng):
     index = int(element)
-    for failures in range(MAX_REPLACEMENTS):
+    first_error = None
+    for _ in range(len(self._source)):
       try:
         clip = self._transform.sample(self._source[index], rng)
         break
       except decode.VideoError as e:
-        logging.warning(
-          '%s: example %d replaced (%d in a row): %s',
-          self._name,
-          index,
-          failures + 1,
-          e,
-        )
+        if first_error is None:
+          first_error = e
+          logging.warning(
+            '%s: the next readable example replaces number %d: %s',
+            self._name,
+            index,
+            e,
+          )
         index = (index + 1) % len(self._source)
     else:
       raise decode.VideoError(
-        f'data.{self._name}',
-        f'{MAX_REPLACEMENTS} examples in a row are unreadable, the last one '
-        f'has index {index}',
-      )
+        f'{self._name}.source',
+        f'none of its {len(self._source)} examples is readable, number {index} '
+        f'for one: {first_error}',
+      ) from first_error
     group = [
       self._transform.augment(dict(clip), rng) for _ in range(self._repeats)
     ]
-    return _finish(group, failures, True)
+    return _finish(group, int(first_error is not None), True)
 
 
 class _LoadInOrder(grain.transforms.Map):
   """Index -> example, the same every time; beyond the end a row of zeros."""
 
-  def __init__(self, source, transform, count, repeats):
+  def __init__(self, source, transform, count):
     self._source = source
     self._transform = transform
     self._count = count
-    self._repeats = repeats
+    self._zeros = None  # shaped like the first example of this process
+    self._lock = threading.Lock()
+
+  def __getstate__(self):
+    return {**self.__dict__, '_lock': None}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state, _lock=threading.Lock())
 
   def map(self, element):
     index = int(element)
-    real = index < self._count
-    index = index if real else self._count - 1
+    if index < self._count:
+      example = self._load(index)
+      if self._zeros is None:
+        with self._lock:
+          self._zeros = _zeros_like(example)
+      return example
+    with self._lock:
+      if self._zeros is None:
+        self._zeros = _zeros_like(self._load(0))
+      return self._zeros
+
+  def _load(self, index):
     rng = np.random.default_rng(index)
     clip = self._transform.sample(self._source[index], rng)
-    group = [
-      self._transform.augment(dict(clip), rng) for _ in range(self._repeats)
-    ]
-    example = _finish(group, 0, real)
-    if not real:
-      example = {k: np.zeros_like(v) for k, v in example.items()}
-    return example
+    return _finish([self._transform.augment(clip, rng)], 0, True)
+
+
+def _zeros_like(example):
+  return {name: np.zeros_like(value) for name, value in example.items()}
 
 
 class _ShuffleSmall(grain.MapDataset):
@@ -303,11 +366,11 @@ class _RowShard(grain.MapDataset):
 
 def _source_and_transform(spec, name):
   source, transform = (
-    _build(spec[part], spec[f'{part}_kwargs'], f'data.{name}', part)
+    _build(spec[part], spec[f'{part}_kwargs'], name, part)
     for part in ('source', 'transform')
   )
   if not len(source):
-    raise ValueError(f'data.{name}: the source {spec["source"]} is empty')
+    raise ValueError(f'{name}: the source {spec["source"]} is empty')
   return source, transform
 
 
@@ -316,7 +379,7 @@ def _build(factory, kwargs, where, part):
   try:
     return vc.build(factory, field=f'{where}.{part}', **kwargs)
   except (FileNotFoundError, ValueError) as e:
-    if str(e).startswith(where):
+    if str(e).startswith(f'{where}.'):
       raise
     kind = ValueError if isinstance(e, ValueError) else FileNotFoundError
     raise kind(f'{where}: {e}') from e
@@ -324,7 +387,7 @@ def _build(factory, kwargs, where, part):
 
 def _require_source(spec, name):
   if not spec['source']:
-    raise ValueError(f'data.{name}.source is empty: name a source')
+    raise ValueError(f'{name}.source is empty: name a source')
 
 
 def _examples(spec, seed, name):
@@ -341,20 +404,20 @@ def _examples(spec, seed, name):
   )
 
 
-def _batches(dataset, batch_size, rows, repeats, name):
+def _row_shard(dataset, batch_size, rows, repeats, name):
+  """(examples of these rows only, how many of them make a batch)."""
   rows = list(range(batch_size)) if rows is None else list(rows)
   starts = rows[::repeats]
   whole = [s + i for s in starts for i in range(repeats)]
   if batch_size % repeats or whole != rows or any(s % repeats for s in starts):
     raise ValueError(
-      f'data.{name}.repeats={repeats} must divide the rows of every device: '
+      f'{name}.repeats={repeats} must divide the rows of every device: '
       f'batch_size={batch_size}, rows here {rows}'
     )
   if len(rows) < batch_size:
     groups = [s // repeats for s in starts]
     dataset = _RowShard(dataset, batch_size // repeats, groups)
-  # On the MapDataset, so that batches do not depend on the number of workers.
-  return dataset.batch(len(starts), drop_remainder=True)
+  return dataset, len(starts)
 
 
 def _finish(group, replaced, real):
@@ -374,3 +437,5 @@ def _init_worker(worker_index, worker_count):
   """Runs in a worker process before it touches anything."""
   del worker_index, worker_count
   os.environ['JAX_PLATFORMS'] = 'cpu'
+  if 'jax' in sys.modules:  # grain has imported it: too late for the variable
+    sys.modules['jax'].config.update('jax_platforms', 'cpu')

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vidscenic.data import augment, decode, sources, windows
+from vidscenic.data import audio, augment, decode, sources, windows
 
 Clip = dict[str, Any]
 
@@ -52,7 +52,7 @@ class FileVideo:
     if not self._index.has_audio:
       return None
     start = float(self._index.times[frame])
-    sound = decode.read_audio(
+    return audio.read_audio(
       self._video.file,
       start,
       start + samples / rate,
@@ -61,16 +61,13 @@ class FileVideo:
       origin_s=self._index.start,
       name=self._video.path,
     )
-    if not mono and sound.shape[1] != 2:
-      sound = np.repeat(sound[:, :1], 2, axis=1)
-    return sound
 
 
 class ArrayVideo:
   """Pictures uint8[T, H, W, 3] in memory; attributes as `FileVideo`."""
 
   def __init__(self, video: np.ndarray, fps: float):
-    if video.ndim != 4 or video.shape[3] != 3 or not len(video):
+    if video.ndim != 4 or video.shape[3] != 3:
       raise ValueError(
         f'video must be uint8[T, H, W, 3], got {list(video.shape)}'
       )
@@ -105,7 +102,7 @@ def open_video(
       'id' names bytes in errors, 'fps' is the frame rate of images and arrays.
 
   Raises:
-    decode.VideoError: the file cannot be indexed.
+    decode.VideoError: the file cannot be indexed, or there are no frames.
     ValueError: no 'video', or something else in it.
   """
   if 'video' not in record:
@@ -117,6 +114,9 @@ def open_video(
     video = sources.VideoFile(name, bytes(video))
   if isinstance(video, sources.VideoFile):
     return FileVideo(video)
+  if isinstance(video, (list, tuple, np.ndarray)):
+    if np.shape(video)[:1] == (0,):
+      raise decode.VideoError(name, 'no frames')
   fps = float(record.get('fps', 0.0))
   if isinstance(video, np.ndarray) and video.dtype == np.uint8:
     return ArrayVideo(video, fps)
@@ -182,16 +182,21 @@ def take_labels(
 
 
 def take_sound(
-  sound: np.ndarray, *, first: int, span: float, length: int
+  sound: np.ndarray,
+  *,
+  first: int,
+  span: float,
+  length: int,
+  samples: int = 0,
 ) -> np.ndarray:
   """Cuts float[S, C] that lasts as long as `length` frames.
 
   Returns:
-    float32[round(span S / length), C] from frame `first` on; silence beyond
-    the end.
+    float32[samples, C] from frame `first` on, by default
+    round(span S / length) samples; silence beyond the end.
   """
   per_frame = len(sound) / length
-  begin, count = round(first * per_frame), round(span * per_frame)
+  begin, count = round(first * per_frame), samples or round(span * per_frame)
   out = np.zeros((count, *sound.shape[1:]), np.float32)
   part = sound[begin : begin + count]
   out[: len(part)] = part

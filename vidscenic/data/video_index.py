@@ -1,7 +1,8 @@
 """The frame index of a video file: which frames it shows, and when.
 
 Demuxes the video stream once without decoding, sorts the time stamps and calls
-the i-th smallest one frame i. Frame numbers from the header or from duration x
+the i-th smallest one frame i. Only what stands before the first keyframe of a
+cut stream is decoded, to see what of it can be shown. Frame numbers from the header or from duration x
 rate are wrong for variable rates, start offsets and B frames in AVI.
 """
 
@@ -100,6 +101,8 @@ def index_video(file: containers.File, *, name: str = '') -> VideoIndex:
 
 def _build_index(file, name):
   pts, keys = [], []
+  decodable = None  # stamp of the first keyframe if the stream begins with it
+  begun = False
   with containers.opened(file, name) as container:
     stream = containers.video_stream(container, name)
     height, width = stream.codec_context.height, stream.codec_context.width
@@ -116,6 +119,9 @@ def _build_index(file, name):
     for packet in container.demux(stream):
       if not packet.size:
         continue
+      if not begun and packet.is_keyframe:
+        decodable = packet.pts
+      begun = True
       if packet.is_discard or packet.is_corrupt or _hidden(codec, packet):
         discarded += packet.is_discard
         continue
@@ -127,6 +133,8 @@ def _build_index(file, name):
   if height < 1 or width < 1:
     raise VideoError(name, 'the picture size is unknown')
   sequential = not _stamps_are_usable(pts, guessed)
+  if not sequential and (decodable is None or min(pts) < decodable):
+    pts, keys = _without_lost_beginning(file, name, pts, keys)
   count = _count_by_decoding(file, name) if sequential else len(pts)
   if count + discarded < announced:
     logging.log_first_n(
@@ -173,6 +181,40 @@ def _stamps_are_usable(pts, guessed):
   if None in pts or len(set(pts)) < len(pts):
     return False
   return not guessed or sorted(pts) != pts
+
+
+def _without_lost_beginning(file, name, pts, keys):
+  """Drops frames in front of the first keyframe that no decoder shows.
+
+  Streams that were cut begin in the middle of a group of pictures, or with
+  leading B frames that refer to what was cut away.
+  """
+  first_key = min(keys) if keys else max(pts) + 1
+  shown = _shown_before(first_key, file, name)
+  pts = [stamp for stamp in pts if stamp >= first_key or stamp in shown]
+  if not pts:
+    raise VideoError(name, 'the video stream holds no frame that can be shown')
+  return pts, keys
+
+
+def _shown_before(stamp, file, name):
+  shown = set()
+  with containers.opened(file, name) as container:
+    stream = containers.video_stream(container, name)
+    for packet in container.demux(stream):
+      try:
+        frames = packet.decode()
+      except containers.ERRORS:
+        if packet.pts is None or packet.pts < stamp:
+          break  # as the decoder, which trusts nothing up to the next keyframe
+        continue
+      for frame in frames:
+        if frame.pts is None:
+          continue
+        if frame.is_corrupt or frame.pts >= stamp:
+          return shown
+        shown.add(frame.pts)
+  return shown
 
 
 def _hidden(codec, packet):

@@ -162,11 +162,11 @@ def random_crop(
 ) -> Window:
   """A uniformly drawn place in the resized picture.
 
-  A picture smaller than `size` is enlarged until it covers it (DMVR's slice
-  fails there).
+  A picture smaller than `size` is enlarged, keeping its shape, until it covers
+  it (DMVR's slice fails there).
   """
   if scaled[0] < size[0] or scaled[1] < size[1]:
-    scaled = (max(scaled[0], size[0]), max(scaled[1], size[1]))
+    scaled = covering(scaled, size)
   offset = (
     int(rng.integers(scaled[0] - size[0] + 1)),
     int(rng.integers(scaled[1] - size[1] + 1)),

@@ -113,11 +113,10 @@ class TopK(evaluator.Evaluator):
     for name in ('video', 'label'):
       if name not in batch:
         raise ValueError(f'TopK needs {name!r}, the data give {sorted(batch)}')
-    return super().place({k: v for k, v in batch.items() if k in wanted})
+    return self.put({k: v for k, v in batch.items() if k in wanted})
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
-    del step
-    totals = self.totals(self._count, state)
+    totals = self.totals(self._count, state, step)
     count, per_class = totals['count'], totals['class_count']
     num_classes = len(per_class)
     if totals['outside']:

@@ -30,6 +30,7 @@ class Evaluator:
     data: a finalized data spec.
     batch_size: rows of a global batch, rounded up to fit the devices.
     limit: number of examples; 0: all.
+    name: place in the config, for messages.
   """
 
   def __init__(
@@ -45,11 +46,27 @@ class Evaluator:
     self.task = task
     self.mesh = mesh
     self.data = data
-    shards = sharding.num_batch_shards(mesh) * max(data['repeats'], 1)
+    self.name = 'evals'
+    shards = sharding.num_batch_shards(mesh)
     self.batch_size = -(-batch_size // shards) * shards
     self.limit = limit
     self._sharding = sharding.batch_sharding(mesh)
+    self._schedules: Mapping[str, Callable] = {}
     self._programs: dict[Hashable, Any] = {}
+
+  def bind(self, name: str, schedules: Mapping[str, Callable]) -> None:
+    """Takes its place in a run and checks its data.
+
+    Args:
+      name: 'evals.x'.
+      schedules: {name: fn(step)}, of `config.schedules`.
+
+    Raises:
+      ValueError, OSError: data that cannot be used.
+    """
+    self.name = name
+    self._schedules = schedules
+    pipeline.check_spec(self.data, f'{name}.kwargs.data')
 
   def protocol(self) -> str:
     """One line that says what is measured, on what."""
@@ -77,7 +94,11 @@ class Evaluator:
     """Yields (batch on this process, its number) in a fixed order."""
     rows = device.local_rows(self.batch_size, self._sharding)
     iterator = pipeline.make_eval_iter(
-      self.data, batch_size=self.batch_size, rows=rows, limit=self.limit
+      self.data,
+      batch_size=self.batch_size,
+      rows=rows,
+      limit=self.limit,
+      name=f'{self.name}.kwargs.data',
     )
     try:
       for number, batch in enumerate(iterator):
@@ -86,10 +107,31 @@ class Evaluator:
       iterator.close()
 
   def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts the rows of this process on its devices."""
+    """Puts the rows of this process on its devices.
+
+    Raises:
+      ValueError: a field that the task needs is missing or has another shape.
+    """
+    where = f'{self.name}.kwargs.data'
+    spec = self.task.batch_spec()
+    if any(isinstance(part, Mapping) for part in spec.values()):
+      raise ValueError(
+        f'{where}: the task trains on several streams, which '
+        f'{type(self).__name__} cannot give it'
+      )
+    return self.put(device.check(batch, spec, where=where))
+
+  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """`place` without the check, for fields that training does not have."""
     return device.to_global(batch, self._sharding, self.batch_size)
 
-  def context(self, state: Any, number: Any) -> task_lib.StepContext:
+  def phase(self, step: int) -> Hashable:
+    """Phase of the last update: figures go with its loss."""
+    return self.task.phase(max(int(step) - 1, 0))
+
+  def context(
+    self, state: Any, number: Any, phase: Hashable = 0
+  ) -> task_lib.StepContext:
     """Context of evaluation batch `number`: every example has its own row.
 
     So random draws of a loss (masks, say) are the same in every evaluation.
@@ -99,102 +141,82 @@ class Evaluator:
       step=state.step,
       rng=jax.random.key(0),
       rows=start + jnp.arange(self.batch_size, dtype=jnp.int32),
+      phase=phase,
       train=False,
-      scheduled={},
+      scheduled={name: fn(state.step) for name, fn in self._schedules.items()},
       ema_params=state.ema_params,
     )
 
-  def add_up(
-    self, fn: Callable, state: Any, *, key: Hashable = None
-  ) -> dict[str, float]:
+  def add_up(self, fn: Callable, state: Any, step: int) -> dict[str, float]:
     """Adds (sum, count) pairs over all batches and divides at the end.
 
     Args:
       fn: fn(params, model_state, batch, context) -> {name: (sum, count)}.
       state: the TrainState.
-      key: compiled once per key, whatever `fn` is.
+      step: completed updates; says which phase the context has.
 
     Returns:
       {name: sum / count}, without names that counted nothing.
     """
-    totals = self.totals(fn, state, key=key)
+    totals = self.totals(fn, state, step)
     return {k: float(s / n) for k, (s, n) in totals.items() if n}
 
   def totals(
-    self, fn: Callable, state: Any, *, key: Hashable = None
+    self, fn: Callable, state: Any, step: int
   ) -> dict[str, np.ndarray]:
     """Adds over all batches; arguments as in `add_up`.
 
     `fn` may return any arrays, pairs or not: {name: float64 array}, where a
-    pair has become one array with a leading axis of two.
+    pair has become one array with a leading axis of two. It is compiled once
+    per phase, so an evaluator has one.
     """
-    if key not in self._programs:
-
-      def program(weights, batch, number):
-        context = self.context(weights, number)
-        return fn(weights.params, weights.model_state, batch, context)
-
-      self._programs[key] = jax.jit(
-        program, out_shardings=sharding.replicated(self.mesh)
-      )
+    program = self.program(fn, step)
     weights = state._replace(opt_state=())
     totals: dict[str, np.ndarray] = {}
     for batch, number in self.batches():
-      sums = self._programs[key](weights, self.place(batch), number)
+      sums = program(weights, self.place(batch), number)
       for name, value in jax.device_get(sums).items():
         value = np.asarray(value, np.float64)
         totals[name] = totals.get(name, 0.0) + value
     return totals
 
+  def program(self, fn: Callable, step: int) -> Callable:
+    """Compiled (weights, batch, number) -> fn's result on every process."""
+    phase = self.phase(step)
+    if phase not in self._programs:
+
+      def program(weights, batch, number):
+        context = self.context(weights, number, phase)
+        return fn(weights.params, weights.model_state, batch, context)
+
+      self._programs[phase] = jax.jit(
+        program, out_shardings=sharding.replicated(self.mesh)
+      )
+    return self._programs[phase]
+
 
 class MeanLoss(Evaluator):
   """The task's loss and metrics over held-out examples."""
-
-  def __init__(
-    self,
-    task: task_lib.Task,
-    mesh: Mesh,
-    *,
-    scheduled: Mapping[str, float] | None = None,
-    **kwargs,
-  ):
-    """Takes the arguments of `Evaluator`, and one more.
-
-    Args:
-      task: the experiment's task.
-      mesh: all devices.
-      scheduled: values of `config.schedules` that the loss asks for.
-      **kwargs: of `Evaluator`.
-    """
-    super().__init__(task, mesh, **kwargs)
-    self._scheduled = dict(scheduled or {})
 
   def measures(self) -> str:
     return "mean of the task's loss and metrics"
 
   def run(self, state: Any, step: int) -> Figures:
-    # The phase of the last update, so that the figures go with its loss.
-    phase = self.task.phase(max(int(step) - 1, 0))
-
-    def loss(params, model_state, batch, context):
-      context = context._replace(
-        phase=phase,
-        scheduled={k: jnp.float32(v) for k, v in self._scheduled.items()},
-      )
-      out = self.task.loss(params, model_state, batch, context)
-      pairs = dict(out.metrics)
-      for name, (total, weight, scale) in out.terms.items():
-        pairs[f'loss_{name}'] = (total, weight)
-        pairs[f'{_SCALE}{name}'] = (scale, 1.0)
-      return pairs
-
-    means = self.add_up(loss, state, key=phase)
+    means = self.add_up(self._loss, state, step)
     scales = {k: means.pop(k) for k in list(means) if k.startswith(_SCALE)}
     means['loss'] = sum(
       scale * means.get(f'loss_{name.removeprefix(_SCALE)}', 0.0)
       for name, scale in scales.items()
     )
     return means, {}
+
+  def _loss(self, params, model_state, batch, context):
+    out = self.task.loss(params, model_state, batch, context)
+    pairs = dict(out.metrics)
+    for name, (total, weight, scale) in out.terms.items():
+      pairs[f'loss_{name}'] = (total, weight)
+      pairs[f'{_SCALE}{name}'] = (scale, 1.0)
+    return pairs
 
 
 _SCALE = 'scale of '

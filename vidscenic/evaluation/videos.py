@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from vidscenic.evaluation import evaluator
 from vidscenic.ops import video as video_ops
-from vidscenic.train import sharding
 from vidscenic.viz import images
 
 
@@ -46,18 +44,24 @@ class Clips(evaluator.Evaluator):
     self._fields = tuple(fields)
     self._columns = max_columns
     self._range = value_range
-    self._predict = jax.jit(
-      self._program, out_shardings=sharding.replicated(mesh)
-    )
 
   def measures(self) -> str:
     return f'pictures of {", ".join(self._fields)}'
 
-  def _program(self, state, batch, number):
-    context = self.context(state, number)
-    outputs, _ = self.task.predict(
-      state.params, state.model_state, batch, context
-    )
+  def run(self, state: Any, step: int) -> evaluator.Figures:
+    program = self.program(self._clips, step)
+    weights = state._replace(opt_state=())
+    for batch, number in self.batches():
+      clips, mask = program(weights, self.place(batch), number)
+      # Fewer than `count` if the data hold fewer; padding stands at the end.
+      real = int(np.sum(mask))
+      # In the order of `fields`: jit sorts the keys of a dict.
+      clips = {k: np.asarray(clips[k])[:real] for k in self._fields}
+      return {}, self._draw(clips)
+    return {}, {}
+
+  def _clips(self, params, model_state, batch, context):
+    outputs, _ = self.task.predict(params, model_state, batch, context)
     missing = [name for name in self._fields if name not in outputs]
     if missing:
       raise ValueError(
@@ -69,18 +73,6 @@ class Clips(evaluator.Evaluator):
       for name in self._fields
     }
     return clips, batch['mask']
-
-  def run(self, state: Any, step: int) -> evaluator.Figures:
-    del step
-    weights = state._replace(opt_state=())
-    for batch, number in self.batches():
-      clips, mask = self._predict(weights, self.place(batch), number)
-      # Fewer than `count` if the data hold fewer; padding stands at the end.
-      real = int(np.sum(mask))
-      # In the order of `fields`: jit sorts the keys of a dict.
-      clips = {k: np.asarray(clips[k])[:real] for k in self._fields}
-      return {}, self._draw(clips)
-    return {}, {}
 
   def _draw(self, clips):
     examples = len(next(iter(clips.values())))

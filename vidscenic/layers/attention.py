@@ -233,9 +233,11 @@ class MultiHeadAttention(nn.Module):
   head_dim]; out kernel [heads, head_dim, D] and bias [D]; with qk_norm
   query_norm and key_norm, one scale [head_dim] for all heads.
 
-  The weights are put into the collection 'intermediates' (name 'weights',
+  The weights are put into the collection 'attention_weights' (name 'weights',
   float32[..., heads, Q, S]) whenever a caller makes it mutable, which also
-  works through blocks and scanned stacks.
+  works through blocks and scanned stacks. It is a collection of its own since
+  weights exist with the 'xla' formula only: other intermediates can be looked
+  at without a change of algorithm or memory.
   """
 
   num_heads: int
@@ -362,7 +364,7 @@ class MultiHeadAttention(nn.Module):
     if projected is None:
       projected = self.project_kv(x if kv is None else kv, rotary=rotary)
     sowing = not self.is_initializing() and self.is_mutable_collection(
-      'intermediates'
+      'attention_weights'
     )
     result = dot_product_attention(
       q,
@@ -376,7 +378,7 @@ class MultiHeadAttention(nn.Module):
     )
     out, weights = result if return_weights or sowing else (result, None)
     if sowing:
-      self.sow('intermediates', 'weights', weights)
+      self.sow('attention_weights', 'weights', weights)
     if self.project_out:
       out = self.out(out)
     else:

@@ -83,7 +83,7 @@ class AttentionPool(nn.Module):
       mask: bool, broadcastable to [..., heads, Q, N]; True = may attend.
 
     Returns:
-      [..., Q, D].
+      [..., Q, D] in the module's dtype.
     """
     width = tokens.shape[-1]
     dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -91,6 +91,8 @@ class AttentionPool(nn.Module):
     query = self.param(
       'query', self.query_init, (self.num_queries, width), self.param_dtype
     )
+    # Not left to promotion: with `residual` the result would be float32.
+    query = query.astype(self.dtype)
     query = query.reshape((1,) * (tokens.ndim - 2) + query.shape)
     kv = norm('kv_norm')(tokens) if self.kv_norm else tokens
     y = attention.MultiHeadAttention(

@@ -6,9 +6,12 @@ one go, in chunks, or frame by frame (streaming) with the same result: one
 frame is `step(state, frame)` itself.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 
 def scan_time(
@@ -19,7 +22,7 @@ def scan_time(
   broadcast: tuple = (),
   time_axis: int = 1,
   remat: bool = False,
-  unroll: int = 1,
+  carry: Sequence[str] = (),
   **static,
 ):
   """state, output = step(state, input) along the time axis.
@@ -37,12 +40,14 @@ def scan_time(
     time_axis: where time is, in inputs and in the outputs.
     remat: compute a step again in the backward pass instead of keeping its
       activations; then memory for T steps is that of T states and one step.
-    unroll: steps per iteration of the compiled loop.
+    carry: further collections of the step, such as 'batch_stats'. Where they
+      are mutable, what a step writes is what the next one reads.
     **static: Python values for every call, such as train=True.
 
   Returns:
-    (last state, outputs with a time axis). Dropout differs between times;
-    values that a step sows into 'intermediates' get a leading time axis.
+    (last state, outputs with a time axis). Every random stream of the step,
+    'dropout' or another, differs between times, except 'params'. What a step
+    sows into 'intermediates' or 'attention_weights' gets a leading time axis.
   """
 
   def body(step, state, inputs, broadcast):
@@ -51,13 +56,20 @@ def scan_time(
   if remat:
     # The loop already keeps XLA from merging both computations of a step.
     body = nn.remat(body, prevent_cse=False)
+  # Flax wants what nobody may change to be no part of what a loop carries.
+  changing = [name for name in carry if step.is_mutable_collection(name)]
+  fixed = [name for name in carry if name not in changing]
+  if changing and step.is_initializing():
+    # What a loop carries has to exist before it.
+    first = jax.tree.map(lambda x: jnp.take(x, 0, axis=time_axis), inputs)
+    step(state, first, *broadcast, **static)
   run = nn.scan(
     body,
-    variable_broadcast='params',
-    variable_axes={'intermediates': 0},
-    split_rngs={'params': False, 'dropout': True},
+    variable_broadcast=['params', *fixed],
+    variable_axes={'intermediates': 0, 'attention_weights': 0},
+    variable_carry=changing,
+    split_rngs={'params': False, nn.DenyList('params'): True},
     in_axes=(time_axis, nn.broadcast),
     out_axes=time_axis,
-    unroll=unroll,
   )
   return run(step, state, inputs, broadcast)

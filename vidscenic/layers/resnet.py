@@ -17,14 +17,15 @@ import jax.numpy as jnp
 
 from vidscenic.layers import norms
 
-NORMS = ('instance', 'batch', 'group')
+NORMS = ('instance', 'batch')
 
 
 class ResNet(nn.Module):
   """Features of every frame at several strides.
 
   Parameters: stem/kernel; group{g}_unit{u}/{norm_0, conv_0, norm_1, conv_1,
-  shortcut}. With norm='batch' the running statistics are in 'batch_stats'.
+  shortcut}. With norm='batch' the running statistics are in 'batch_stats', see
+  `norms.BatchNorm`.
   """
 
   features: Sequence[int] = (64, 128, 256, 256)  # channels per group
@@ -33,9 +34,8 @@ class ResNet(nn.Module):
   stem_features: int = 64
   stem_pool: bool = False  # 3x3 max pool of stride 2 behind the stem (TAP-Net)
   norm: str = 'instance'  # one of NORMS
-  num_groups: int = 32  # for norm='group'
   norm_eps: float = 1e-5
-  momentum: float = 0.9  # of the running statistics, for norm='batch'
+  norm_decay: float = 0.9  # of the running statistics, for norm='batch'
   # Applied as mix(x, group) to a unit's activated input before its first
   # convolution, not to the shortcut: TAP-Net's temporal shift.
   mix: Callable[[Any, int], Any] | None = None
@@ -101,20 +101,17 @@ class ResNet(nn.Module):
 
   @nn.nowrap
   def _make_norm(self, train):
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    if self.norm == 'batch':
-      return functools.partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=self.momentum,
-        epsilon=self.norm_eps,
-        use_fast_variance=False,
-        **dtypes,
-      )
-    groups = self.num_groups if self.norm == 'group' else None
-    return functools.partial(
-      norms.GroupNorm, groups, eps=self.norm_eps, **dtypes
+    options = dict(
+      eps=self.norm_eps, dtype=self.dtype, param_dtype=self.param_dtype
     )
+    if self.norm == 'instance':
+      return functools.partial(norms.InstanceNorm, **options)
+
+    def batch_norm(name):
+      norm = norms.BatchNorm(self.norm_decay, **options, name=name)
+      return functools.partial(norm, train=train)
+
+    return batch_norm
 
 
 class _Unit(nn.Module):
@@ -124,7 +121,7 @@ class _Unit(nn.Module):
   stride: int
   project: bool  # shortcut by a 1x1 convolution
   conv: Callable[..., nn.Module]
-  norm: Callable[..., nn.Module]
+  norm: Callable[..., Callable]  # norm(name=...)(x)
   mix: Callable[[Any], Any] | None
 
   @nn.compact

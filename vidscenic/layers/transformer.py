@@ -42,13 +42,12 @@ class Mlp(nn.Module):
 
   features: int  # width of the hidden layer
   activation: str = 'gelu_tanh'  # a key of ACTIVATIONS
-  dropout: float = 0.0  # of the hidden layer
   kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
   dtype: Any = jnp.float32  # compute
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool = False):
+  def __call__(self, x):
     dense = functools.partial(
       nn.Dense,
       kernel_init=self.kernel_init,
@@ -58,26 +57,28 @@ class Mlp(nn.Module):
     width = x.shape[-1]
     x = dense(self.features, name='up')(x)
     x = ACTIVATIONS[self.activation](x)
-    x = nn.Dropout(self.dropout, deterministic=not train, name='drop')(x)
     return dense(width, name='down')(x)
 
 
 class DropPath(nn.Module):
-  """Drops a whole residual branch, drawn for every leading index.
+  """Drops a whole residual branch, drawn once per example.
 
-  Each of the x.shape[:-2] rows is kept with probability 1 - rate. Kept ones
-  are divided by it unless `rescale` is off (hip.md 2).
+  Examples are the first axis of x; all that belongs to one, such as frames or
+  groups of tokens in further axes, is kept or dropped together (hip.md 2).
+  They are kept with probability 1 - rate and then divided by it unless
+  `rescale` is off. Without leading axes, x [N, D], there is one draw.
   """
 
   rescale: bool = True
 
   @nn.compact
   def __call__(self, x, rate, *, train: bool = False):
-    """x: [..., N, D]; rate: in [0, 1), a number or a scalar array."""
+    """x: [B, ..., N, D]; rate: in [0, 1), a number or a scalar array."""
     if not train or (isinstance(rate, (int, float)) and rate == 0):
       return x
     keep = 1.0 - rate
-    rows = x.shape[:-2] + (1, 1)
+    rows = x.shape[: x.ndim > 2]
+    rows += (1,) * (x.ndim - len(rows))
     kept = jax.random.bernoulli(self.make_rng('dropout'), keep, rows)
     x = jnp.where(kept, x, 0)
     return (x / keep).astype(x.dtype) if self.rescale else x
@@ -150,7 +151,7 @@ class Block(nn.Module):
       norm = self._norm(f'{norm_name}_norm')
       y = norm(x) if self.norm_placement == 'pre' else x
       if branch == 'mlp':
-        y = self._mlp(y, train)
+        y = self._mlp(y)
       else:
         parts = []
         if 'self' in branch:
@@ -198,7 +199,7 @@ class Block(nn.Module):
       param_dtype=self.param_dtype,
     )
 
-  def _mlp(self, y, train):
+  def _mlp(self, y):
     return Mlp(
       self.mlp_features,
       activation=self.activation,
@@ -206,7 +207,7 @@ class Block(nn.Module):
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name='mlp',
-    )(y, train=train)
+    )(y)
 
   def _attention(self, width, name):
     return attention.MultiHeadAttention(
@@ -388,8 +389,8 @@ class Transformer(nn.Module):
 
       body = nn.scan(
         self._remat(body, frozen),
-        variable_axes={'params': 0, 'intermediates': 0},
-        split_rngs={'params': True, 'dropout': True},
+        variable_axes={'params': 0, 'intermediates': 0, 'attention_weights': 0},
+        split_rngs={True: True},  # every stream differs between blocks
         in_axes=(nn.broadcast, 0),
         length=last - first,
       )

@@ -127,6 +127,34 @@ def random_mask(keys, *, num_tokens: int, num_keep: int) -> Mask:
   return mask_from_permutation(_permutations(keys, num_tokens), num_keep)
 
 
+def random_hidden(keys, *, num_tokens: int, num_keep):
+  """The `hidden` of `random_mask` for a number that may change while training.
+
+  For models that see all tokens: it says where a mask token stands and where
+  a loss counts, so that shapes do not depend on the number. For equal keys
+  and numbers it is exactly `random_mask(...).hidden`, and what a smaller
+  number keeps is kept by a larger one too. A scheduled ratio becomes
+  jnp.floor(N * (1 - ratio)); in float32, unlike `num_visible`.
+
+  Args:
+    keys: keys[...], one per mask.
+    num_tokens: N.
+    num_keep: tokens left visible, a number or an integer array, traced or not,
+      that broadcasts against keys. Arrays are not checked: below 0 all tokens
+      are hidden, above N none.
+
+  Returns:
+    bool[..., N], True where hidden.
+
+  Raises:
+    ValueError: a Python number outside [0, N].
+  """
+  if isinstance(num_keep, int):
+    _check_count(num_keep, num_tokens)
+  ranks = jnp.argsort(_permutations(keys, num_tokens), axis=-1)
+  return ranks >= jnp.asarray(num_keep)[..., None]
+
+
 def tube_mask(keys, *, grid: Sequence[int], keep_per_frame: int) -> Mask:
   """Hides the same places in every frame.
 

@@ -5,11 +5,7 @@ whole data set. `mask` works like `weight` in `ops.losses`: as many axes as the
 entries or none, and nothing that stands where it is 0 can reach the sum.
 """
 
-from collections.abc import Mapping
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vidscenic.ops import losses
 
@@ -133,54 +129,3 @@ def _difference(prediction, target):
 
 def _pair(entries, mask):
   return losses.weighted_sum(entries, weight=mask)
-
-
-def merge(first: Mapping, second: Mapping):
-  """Adds two dicts of pairs entry by entry.
-
-  Args:
-    first: name -> (sum, count); scalars, or arrays such as one per class.
-    second: the same names.
-
-  Returns:
-    The same dict. jax arrays are added as they are, so this runs under jit;
-    NumPy arrays and numbers are added in float64: fetch first when merging
-    many batches, since a float32 count stops growing at 2**24.
-
-  Raises:
-    ValueError: the names differ.
-  """
-  if set(first) != set(second):
-    raise ValueError(
-      f'cannot merge metrics {sorted(first)} with {sorted(second)}'
-    )
-  return {
-    name: tuple(
-      _add(a, b) for a, b in zip(first[name], second[name], strict=True)
-    )
-    for name in first
-  }
-
-
-def _add(a, b):
-  if isinstance(a, jax.Array) or isinstance(b, jax.Array):
-    return a + b
-  return np.add(a, b, dtype=np.float64)
-
-
-def finish(metrics: Mapping):
-  """Divides every pair on the host.
-
-  Args:
-    metrics: name -> (sum, count), scalars or arrays.
-
-  Returns:
-    name -> float, or float64 array; NaN where nothing was counted.
-  """
-  done = {}
-  for name, (total, count) in metrics.items():
-    total, count = np.asarray(total, np.float64), np.asarray(count, np.float64)
-    empty = count == 0
-    value = np.where(empty, np.nan, total / np.where(empty, 1, count))
-    done[name] = float(value) if value.ndim == 0 else value
-  return done

@@ -7,9 +7,11 @@ shardings from the run that reads it.
 """
 
 import contextlib
+import errno
 import logging as std_logging
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -91,7 +93,7 @@ class Checkpoints:
         failure in the background is raised by the next `save` or `wait`.
     """
     step = int(state.step)
-    best = (metrics or {}).get(self._best_metric)
+    best = (metrics or {}).get(self._best_metric, math.nan)
     arguments = ocp.args.Composite(
       state=ocp.args.PyTreeSave(state._asdict()),
       meta=ocp.args.JsonSave(dict(meta)),
@@ -100,7 +102,10 @@ class Checkpoints:
       self._manager.save(
         step,
         args=arguments,
-        metrics=None if best is None else {self._best_metric: float(best)},
+        # A checkpoint without a figure never counts as the best.
+        metrics={self._best_metric: float(best)}
+        if math.isfinite(best)
+        else None,
         force=True,
       )
 
@@ -114,14 +119,22 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def restore(
-    self, target: state_lib.TrainState, step: int | None = None
+    self,
+    target: state_lib.TrainState,
+    step: int | None = None,
+    *,
+    accept: Callable[[dict[str, Any]], bool] = lambda meta: True,
   ) -> tuple[state_lib.TrainState, dict[str, Any]] | None:
-    """Restores the newest readable checkpoint.
+    """Restores the newest readable checkpoint, the same on every process.
+
+    Unreadable checkpoints that are newer move to 'checkpoints_unreadable', so
+    that their steps can be saved again; nothing moves before an older one was
+    read, lest a fault that passes (a mount, a permission) discards a run.
 
     Args:
       target: ShapeDtypeStructs with the shardings to restore to.
-      step: only this one; None: the newest. An unreadable newest checkpoint is
-        moved to 'checkpoints_unreadable' and the one before is taken.
+      step: only this one; None: the newest.
+      accept: says by its meta whether a checkpoint will do.
 
     Returns:
       (state, meta), or None if there is no checkpoint.
@@ -132,74 +145,110 @@ class Checkpoints:
       OSError: no readable checkpoint is left although some were there, or the
         requested one is unreadable.
     """
-    steps = self.steps()
+    if not self._read_only:
+      self.wait()  # or the list below would lack what is being written
     if step is not None:
-      if step not in steps:
+      if step not in self.steps():
         raise FileNotFoundError(
           f'{self._workdir / FOLDER}: no checkpoint of step {step}, there are '
-          f'{steps}'
+          f'{self.steps()}'
         )
       return self._restore_step(step, target)
-    if not steps:
-      return None
-    for newest in reversed(steps):
+    unreadable = []
+    steps = self.steps()
+    distributed.barrier('checkpoints_listed')
+    for candidate in reversed(steps):
+      error, found = None, None
       try:
-        return self._restore_step(newest, target)
+        found = self._restore_step(candidate, target)
       except OSError as e:
-        logging.error('%s; trying the one before', e)
+        error = e
+      if not distributed.all_agree(error is None):
+        logging.error('%s; trying the one before', error or 'a peer failed')
+        unreadable.append(candidate)
+        continue
+      if accept(found[1]):
         if not self._read_only:
-          self._set_aside(newest)
-    raise OSError(f'{self._workdir / FOLDER}: no readable checkpoint left')
+          self._set_aside(unreadable)
+        return found
+    if unreadable:
+      raise OSError(
+        f'{self._workdir / FOLDER}: no readable checkpoint among {steps}; the '
+        'log says why. Repair or remove them, or choose another --workdir'
+      )
+    return None
+
+  def restore_weights(
+    self, target: state_lib.TrainState, step: int | None = None
+  ) -> state_lib.TrainState:
+    """Restores what evaluations need: all but the optimizer's state.
+
+    Args:
+      target: as in `restore`; its `opt_state` is not looked at.
+      step: as in `restore`.
+
+    Raises:
+      As `restore`.
+    """
+    weights = target._replace(opt_state=())
+    return self.restore(weights, step)[0]
 
   def _restore_step(self, step, target):
     where = self._workdir / FOLDER / str(step)
     target = target._asdict()
     stored = paths.named_leaves(_stored_tree(self._manager, step, where))
+    part = not jax.tree.leaves(target['opt_state'])
+    if part:
+      del target['opt_state']
+      stored = {k: v for k, v in stored.items() if k.split('/')[0] in target}
     _compare(paths.named_leaves(target), stored, where)
     restored = _read(
-      self._manager, step, where, target, meta=ocp.args.JsonRestore()
+      self._manager,
+      step,
+      where,
+      target,
+      partial=part,
+      meta=ocp.args.JsonRestore(),
     )
-    return state_lib.TrainState(**restored['state']), restored['meta']
+    state = {'opt_state': (), **restored['state']}
+    return state_lib.TrainState(**state), restored['meta']
 
-  def _set_aside(self, step):
-    """Moves a broken checkpoint away, so that its step can be saved again."""
+  def _set_aside(self, steps):
+    """Moves broken checkpoints away, so that their steps can be saved again."""
+    if not steps:
+      return
     self._manager.close()
     if jax.process_index() == 0:
       target = self._workdir / BROKEN
       target.mkdir(parents=True, exist_ok=True)
-      number = 0
-      while (target / f'{step}_{number}').exists():
-        number += 1
-      (self._workdir / FOLDER / str(step)).rename(target / f'{step}_{number}')
-    distributed.barrier(f'set_aside_{step}')
+      for step in steps:
+        number = 0
+        while (target / f'{step}_{number}').exists():
+          number += 1
+        (self._workdir / FOLDER / str(step)).rename(target / f'{step}_{number}')
+    distributed.barrier('checkpoints_set_aside')
     self._manager = self._open()
 
+  @contextlib.contextmanager
   def _explained(self, action):
-    return _ExplainedErrors(self._workdir / FOLDER, action)
+    """Says which folder could not be written, and what to do about it."""
+    try:
+      yield
+    except Exception as e:
+      text = f'cannot {action} in {self._workdir / FOLDER}: {_brief(e)}'
+      if not _is_write_error(e):
+        raise
+      remedy = 'older checkpoints are kept'
+      if _is_full(e):
+        remedy += '; free some space and start the same command again'
+      # Not `from e`: Orbax hands it through six threads, and two hundred lines
+      # of their traces would hide this one.
+      raise OSError(f'{text}; {remedy}') from None
 
   def close(self) -> None:
     """Waits for background writes and closes."""
     with self._explained('finish a save'):
       self._manager.close()
-
-
-class _ExplainedErrors:
-  """Adds folder and remedy to errors of a write."""
-
-  def __init__(self, folder, action):
-    self._text = (
-      f'cannot {action} in {folder}: older checkpoints are kept; free some '
-      'space or choose another --workdir and start the same command again'
-    )
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, trace):
-    if isinstance(error, Exception):
-      # Not `from error`: Orbax hands it through six threads, and two hundred
-      # lines of their traces would hide this one.
-      raise OSError(f'{self._text} ({_brief(error)})') from None
 
 
 def load_run(
@@ -303,6 +352,21 @@ def _sources(wanted, stored, rules, ignore, where):
 
 
 # --- private ---
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _is_write_error(error):
+  # tensorstore's errors are ValueErrors whose text holds the system's number.
+  return isinstance(error, OSError) or 'os_error_code' in str(error)
+
+
+def _is_full(error):
+  codes = [f"os_error_code='{code}'" for code in _FULL]
+  return getattr(error, 'errno', None) in _FULL or any(
+    code in str(error) for code in codes
+  )
 
 
 def _not_orbax_chatter(record):

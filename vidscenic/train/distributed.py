@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -59,6 +60,13 @@ def barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def all_agree(ok: bool) -> bool:
+  """Whether `ok` holds on every process."""
+  if jax.process_count() == 1:
+    return ok
+  return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
 def same_everywhere(value: Any) -> Any:
   """Returns process 0's value (a number or an array) on every process."""
   if jax.process_count() == 1:
@@ -75,6 +83,7 @@ class Preemption:
   """
 
   def __init__(self):
+    self._calls = 0
     self._flag = threading.Event()
     self._old = None
     if (
@@ -89,10 +98,15 @@ class Preemption:
     self._flag.set()
     signal.signal(signum, self._old or signal.SIG_DFL)
 
-  def reached(self, step: int) -> bool:
-    """Whether to save after `step` and leave; the same on every process."""
+  def reached(self) -> bool:
+    """Whether to save and leave; to be asked after every step.
+
+    The same on every process, if all ask equally often. (The steps themselves
+    will not do as the count: a rollback takes them back.)
+    """
+    self._calls += 1
     if is_distributed():
-      return multihost_utils.reached_preemption_sync_point(step)
+      return multihost_utils.reached_preemption_sync_point(self._calls)
     return self._flag.is_set()
 
   def close(self) -> None:

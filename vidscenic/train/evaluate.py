@@ -1,14 +1,17 @@
 """Evaluates the checkpoints of a finished or running run."""
 
+import contextlib
 import time
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 
+from vidscenic import config as vc
 from vidscenic.train import checkpoints as checkpoints_lib
-from vidscenic.train import loop, report
+from vidscenic.train import distributed, loop, report
 from vidscenic.train import run as run_lib
 from vidscenic.train import workdir as workdir_lib
 
@@ -29,22 +32,28 @@ def evaluate(
     config: a finalized config; its evaluators need not be those of the run.
     workdir: of the run. It is only read, but for its folder 'evaluation'.
     step: this checkpoint; None: the newest.
-    follow: go on with every new checkpoint until the run is finished.
+    follow: go on with what is newest until the run is finished.
 
   Returns:
     {'evaluator/name': figure} of the last checkpoint.
 
   Raises:
     FileNotFoundError: no such checkpoint.
-    ValueError: no evaluators, or a config that does not fit the checkpoint.
+    ValueError: no evaluators, `step` together with `follow`, or a config that
+      does not fit the checkpoint.
   """
   if not len(config.evals):
     raise ValueError('config.evals is empty: nothing to evaluate')
-  path = epath.Path(workdir)
-  workdir_lib.load_config(path)  # says so if this is no run
+  if follow and step is not None:
+    raise ValueError('--follow goes on with new checkpoints: leave out --step')
+  path = workdir_lib.expand(workdir)
+  trained = workdir_lib.load_config(path)
+  changes = vc.difference(trained['task'], vc.plain(config.task))
+  if changes:
+    logging.warning('other task than the run was trained with: %s', changes)
   run = run_lib.Run(config)
   evaluators = run.evaluators()
-  figures, last = {}, None
+  figures, last = {}, -1
   with report.Report(
     path / 'evaluation',
     start_step=None,
@@ -54,9 +63,9 @@ def evaluate(
     while True:
       # Asked before looking for checkpoints, lest the last one is missed.
       finished = workdir_lib.finished_steps(path) is not None
-      state = _restore(path, run, step, last)
+      state = _restore(path, run, step, last, follow)
       if state is not None:
-        first, last = last is None, int(state.step)
+        first, last = last < 0, int(state.step)
         for name, evaluator in evaluators.items():
           scalars, media = loop.run_evaluator(
             name,
@@ -67,9 +76,9 @@ def evaluate(
           )
           loop.write_evaluation(report_, last, name, scalars, media)
           figures.update({f'{name}/{k}': v for k, v in scalars.items()})
-      elif last is None and not follow:
+      elif last < 0 and not follow:
         raise FileNotFoundError(f'{path} holds no checkpoint yet')
-      if not follow or finished:
+      if not follow or distributed.same_everywhere(np.array(finished)):
         return figures
       if state is None:
         logging.log_every_n_seconds(
@@ -78,15 +87,27 @@ def evaluate(
         time.sleep(POLL_SECONDS)
 
 
-def _restore(path, run, step, last):
+def _restore(path, run, step, last, follow):
   """The state of a checkpoint, or None if there is nothing new."""
-  if not (path / checkpoints_lib.FOLDER).exists():
+  found = (path / checkpoints_lib.FOLDER).exists()
+  if not distributed.all_agree(found):
     return None
-  checkpoints = checkpoints_lib.Checkpoints(path, read_only=True)
-  try:
-    steps = checkpoints.steps()
-    if step is None and (not steps or steps[-1] == last):
+  with contextlib.closing(
+    checkpoints_lib.Checkpoints(path, read_only=True)
+  ) as checkpoints:
+    if step is None:
+      # Process 0 decides: the others may see another newest one by now.
+      newest = max(checkpoints.steps(), default=-1)
+      newest = int(distributed.same_everywhere(np.array(newest)))
+      if newest <= last:
+        return None
+    else:
+      newest = step
+    try:
+      return checkpoints.restore_weights(run.state_shapes, newest)
+    except OSError as e:
+      if not follow:
+        raise
+      # A running run deletes old checkpoints, perhaps this one just now.
+      logging.warning('%s', e)
       return None
-    return checkpoints.restore(run.state_shapes, step)[0]
-  finally:
-    checkpoints.close()

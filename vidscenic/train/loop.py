@@ -60,29 +60,24 @@ def train(
     return True
   if done is not None:
     workdir_lib.mark_unfinished(path)
-  loop = _Loop(config, path)
-  try:
-    finished = loop.run_until_done()
-  except BaseException:
-    try:
-      loop.close()
-    except OSError as e:  # what ended the run is worth more
-      logging.error('%s', e)
-    raise
-  loop.close()
-  return finished
+  with contextlib.ExitStack() as stack:
+    return _Loop(config, path, stack).run_until_done()
 
 
 class _Loop:
   """State of the host; the state of training is in `self.state`."""
 
-  def __init__(self, config, path):
+  def __init__(self, config, path, stack):
     self.config = config
     self.path = path
     self.compiles = inspect.CompileCounter()
+    stack.callback(self.compiles.close)
     self.run = run_lib.Run(config)
-    self.steps = phases.PhaseSteps(self.run.compile_step)
-    # Tracing and compiling overlap with building the rest.
+    self.evaluators = self.run.evaluators()
+    logging.info('mesh %s', dict(self.run.mesh.shape))
+    logging.info(
+      'parameters:\n%s', inspect.parameter_table(self.run.state_shapes.params)
+    )
     ckpt = config.checkpoint
     self.checkpoints = checkpoints_lib.Checkpoints(
       path,
@@ -92,33 +87,42 @@ class _Loop:
       best_mode=ckpt.best_mode,
       asynchronous=ckpt.asynchronous,
     )
+    stack.push(self.close_checkpoints)
+    self.report = report.Report(
+      path,
+      start_step=None,
+      is_writer=jax.process_index() == 0,
+      tensorboard=config.log.tensorboard,
+      console_skip=('train', 'speed', *config.evals),
+    )
+    stack.enter_context(self.report)
+    self.steps = phases.PhaseSteps(self.run.compile_step)
+    stack.callback(self.steps.close)
+    self.preemption = distributed.Preemption()
+    stack.callback(self.preemption.close)
+    stack.callback(self.close_batches)
+    stack.callback(self.stop_profile)
     self.guard = guard.Guard(config.guard)
     self.meter = report.Meter()
-    self.evaluators = self.run.evaluators()
-    self.evaluated = set()
-    self.preemption = distributed.Preemption()
-    self.report = None
     self.batches = None
+    self.profiling = False
     self.pending = []
-    self.metrics = {}
-    self.metrics_step = -1
+    self.metrics, self.metrics_step = {}, -1
+    self.bad_steps = 0.0
     self.compiled_before = 0
-    self.may_compile = True  # in this log interval
     self.state, self.step, self.skipped = None, 0, 0
-    logging.info('mesh %s', dict(self.run.mesh.shape))
-    logging.info(
-      'parameters:\n%s', inspect.parameter_table(self.run.state_shapes.params)
-    )
 
-  def close(self):
-    self.preemption.close()
+  def close_checkpoints(self, kind, error, trace):
+    try:
+      self.checkpoints.close()
+    except OSError as e:
+      if error is None:
+        raise
+      logging.error('%s', e)  # what ended the run is worth more
+
+  def close_batches(self):
     if self.batches is not None:
       self.batches.close()
-    if self.report is not None:
-      self.report.close()
-    self.steps.close()
-    self.compiles.close()
-    self.checkpoints.close()
 
   def run_until_done(self):
     self.restore_or_start()
@@ -134,16 +138,27 @@ class _Loop:
     return True
 
   def restore_or_start(self):
-    phase = self.run.task.phase
     restored = self.checkpoints.restore(self.run.state_shapes)
     if restored is None:
-      self.steps.prepare(phase(0))
+      self.prepare_phases(0)
       self.state = self.run.fresh_state()
-      self.step = self.skipped = 0
     else:
       self.take_over(*restored)
       logging.info('continuing from step %d', self.step)
+      self.prepare_phases(self.step)
+    if self.step > self.config.steps:
+      raise ValueError(
+        f'steps={self.config.steps} but {self.path} holds a checkpoint of step '
+        f'{self.step}: want more steps, or another --workdir'
+      )
+    self.report.text(0, 'config', {'resolved': f'```\n{self.config}\n```'})
     self.start_stream()
+
+  def prepare_phases(self, step):
+    """Compiles the steps of the phases that come soon, in their order."""
+    end = min(step + self.config.compile_ahead_steps, self.config.steps)
+    for s in range(step, max(end, step + 1)):
+      self.steps.prepare(self.run.task.phase(s))
 
   def take_over(self, state, meta):
     self.state = state
@@ -152,11 +167,9 @@ class _Loop:
     self.guard.restore(meta['guard'])
 
   def start_stream(self):
-    """Opens data and reports at the present step."""
-    if self.batches is not None:
-      self.batches.close()
+    """Opens the data at the present step; the report forgets what follows."""
+    self.close_batches()
     config = self.config
-    self.steps.prepare(self.run.task.phase(self.step))
     sizes = jax.tree.map(
       lambda s: s.shape[0],
       {k: v['mask'] for k, v in self.run.batch_shapes.items()}
@@ -172,17 +185,9 @@ class _Loop:
         lambda n: device.local_rows(n, self.run.batch_sharding), sizes
       ),
     )
-    if self.report is None:
-      self.report = report.Report(
-        self.path,
-        start_step=self.step,
-        is_writer=jax.process_index() == 0,
-        tensorboard=config.log.tensorboard,
-        console_skip=('train', 'speed', *config.evals),
-      )
-    else:
-      self.report.rewind(self.step)
+    self.report.rewind(self.step)
     self.pending = []
+    self.bad_steps = 0.0
 
   def place(self, batch):
     spec = self.run.task.batch_spec()
@@ -190,8 +195,11 @@ class _Loop:
     return device.to_global(batch, self.run.batch_sharding)
 
   def roll_back(self):
+    """Goes back to the last checkpoint that was saved on a good path."""
     failed = self.step + self.skipped
-    restored = self.checkpoints.restore(self.run.state_shapes)
+    restored = self.checkpoints.restore(
+      self.run.state_shapes, accept=lambda meta: not meta['bad_steps']
+    )
     if restored is None:
       raise guard.TrainingFailed(
         f'updates up to step {self.step} were not finite and there is no '
@@ -218,21 +226,19 @@ class _Loop:
     )
     batches = device.prefetch(self.batches, self.place)
     clock = _Clock()
-    phase = task.phase(self.step)
-    compiled = None
+    phase, compiled = None, None
     ahead = config.compile_ahead_steps
     try:
       while self.step < config.steps:
         if compiled is None or task.phase(self.step) != phase:
-          self.may_compile = True
           phase = task.phase(self.step)
           before = task.phase(self.step - 1) if self.step else phase
-          if phase != before:
-            self.state = self.run.change_phase(self.state, before, phase)
           with clock.paused():
+            if phase != before:
+              self.state = self.run.change_phase(self.state, before, phase)
             compiled = self.steps.get(phase)
-        if self.step + ahead < config.steps:
-          self.steps.prepare(task.phase(self.step + ahead))
+        later = min(self.step + ahead, config.steps - 1)
+        self.steps.prepare(task.phase(later))
         self.profile()
         with clock.waiting():
           batch = next(batches)
@@ -247,31 +253,44 @@ class _Loop:
           if self.log(clock, compiled.flops, progress):
             return 'rollback'
           clock = _Clock()
-        with clock.paused():
-          self.evaluate()
-          preempted = self.preemption.reached(self.step)
-          every = config.checkpoint.every_steps
-          if preempted or due(self.step, every, config.steps):
-            self.save()
-        if preempted and self.step < config.steps:
+        if self.leave_or_go_on(clock):
           return 'preempted'
       return 'done'
     finally:
       progress.close()
 
+  def leave_or_go_on(self, clock):
+    """Evaluates and saves what is due; returns whether to leave."""
+    config = self.config
+    evaluations = [
+      name
+      for name, spec in config.evals.items()
+      if due(self.step, spec.every_steps, config.steps)
+    ]
+    preempted = self.preemption.reached()
+    saves = preempted or due(
+      self.step, config.checkpoint.every_steps, config.steps
+    )
+    if evaluations or saves:
+      jax.block_until_ready(self.state.step)  # or the clock misses its work
+      with clock.paused():
+        for name in evaluations:
+          self.evaluate(name)
+        if saves:
+          self.save(must=preempted or self.step == config.steps)
+    return preempted and self.step < config.steps
+
   def fetch(self):
     """Moves the metrics of finished steps into the meter."""
-    bad_steps = 0.0
     for metrics in jax.device_get(self.pending):
-      bad_steps = float(metrics.pop('bad_steps')[0])
+      self.bad_steps = float(metrics.pop('bad_steps')[0])
       self.guard.check_data(*metrics['replaced'])
       self.meter.add(metrics)
     self.pending = []
-    return bad_steps
 
   def log(self, clock, flops, progress):
     """Writes the figures of an interval; returns whether to roll back."""
-    bad_steps = self.fetch()
+    self.fetch()
     seconds = clock.seconds()
     scalars = self.meter.means()
     self.meter.reset()
@@ -291,59 +310,79 @@ class _Loop:
       data_wait=speed['data_wait'],
     )
     self.warn_of_compilations()
-    return self.guard.must_roll_back(bad_steps)
+    return self.guard.must_roll_back(self.bad_steps)
 
   def warn_of_compilations(self):
     """A steady run compiles nothing; a changing shape costs time silently."""
     new = self.compiles.count - self.compiled_before
     self.compiled_before = self.compiles.count
-    if new and not self.may_compile and not self.steps.pending():
+    if new and not self.steps.active():
       logging.warning(
         'step %d: %d programs were compiled since the last log although no '
-        'phase or evaluator began; some shape changes during training',
+        'phase began; some shape changes during training',
         self.step,
         new,
       )
-    self.may_compile = False
 
-  def evaluate(self):
-    config = self.config
-    for name, evaluator in self.evaluators.items():
-      spec = config.evals[name]
-      if not due(self.step, spec.every_steps, config.steps):
-        continue
-      scalars, media = run_evaluator(
-        name,
-        evaluator,
-        self.run.state_to_evaluate(self.state, spec.params),
-        self.step,
-        first=name not in self.evaluated,
-      )
-      self.may_compile |= name not in self.evaluated
-      self.evaluated.add(name)
-      write_evaluation(self.report, self.step, name, scalars, media)
-      self.metrics.update({f'{name}/{k}': v for k, v in scalars.items()})
-      self.metrics_step = self.step
+  def evaluate(self, name):
+    spec = self.config.evals[name]
+    before = self.compiles.count
+    scalars, media = run_evaluator(
+      name,
+      self.evaluators[name],
+      self.run.state_to_evaluate(self.state, spec.params),
+      self.step,
+      first=not any(k.startswith(f'{name}/') for k in self.metrics),
+    )
+    # Its first run compiles, and so does the first of a phase.
+    self.compiled_before += self.compiles.count - before
+    write_evaluation(self.report, self.step, name, scalars, media)
+    self.metrics[f'{name}/'] = self.step
+    self.metrics.update({f'{name}/{k}': v for k, v in scalars.items()})
 
-  def save(self):
-    self.fetch()
-    self.report.flush()
+  def best_metrics(self):
+    """{metric: value} that a checkpoint of this step is judged by."""
     best = self.config.checkpoint.best_metric
-    metrics = {}
-    if best in self.metrics and self.metrics_step == self.step:
-      metrics = {best: self.metrics[best]}
-    meta = {'meter': self.meter.state(), 'guard': self.guard.meta()}
-    self.checkpoints.save(self.state, meta, metrics)
+    name = best.split('/')[0] + '/'
+    if not best or self.metrics.get(name) != self.step:
+      return {}
+    if best not in self.metrics:
+      figures = [k for k in self.metrics if k.startswith(name) and k != name]
+      raise ValueError(
+        f'checkpoint.best_metric={best!r} is none of the figures {figures}'
+      )
+    return {best: self.metrics[best]}
+
+  def save(self, must):
+    self.fetch()
+    if self.bad_steps and not must:
+      logging.warning('step %d: not saved amid discarded updates', self.step)
+      return
+    self.report.flush()
+    meta = {
+      'meter': self.meter.state(),
+      'guard': self.guard.meta(),
+      'bad_steps': self.bad_steps,
+    }
+    self.checkpoints.save(self.state, meta, self.best_metrics())
     self.report.mirror()
 
   def profile(self):
+    """Starts and stops the profiler's window, also after a resume."""
     start, steps = self.config.profile.start, self.config.profile.steps
-    if steps and self.step == start:
+    inside = start <= self.step < start + steps
+    if inside and not self.profiling:
       jax.profiler.start_trace(str(self.path / 'profile'))
-    if steps and self.step == start + steps:
+      self.profiling = True
+    elif not inside:
+      self.stop_profile()
+
+  def stop_profile(self):
+    if self.profiling:
+      self.profiling = False
       jax.block_until_ready(self.state.step)
       jax.profiler.stop_trace()
-      logging.info('profile of %d steps in %s', steps, self.path / 'profile')
+      logging.info('profile in %s', self.path / 'profile')
 
 
 def run_evaluator(name, evaluator, state, step, *, first):

@@ -18,6 +18,7 @@ class PhaseSteps:
     """Takes build(phase) -> compiled step."""
     self._build = build
     self._steps = {}
+    self._reported = 0
     self._pool = futures.ThreadPoolExecutor(1, 'compile')
 
   def prepare(self, phase: Hashable) -> None:
@@ -31,9 +32,11 @@ class PhaseSteps:
     self.prepare(phase)
     return self._steps[phase].result()
 
-  def pending(self) -> bool:
-    """Whether a compilation is under way."""
-    return any(not f.done() for f in self._steps.values())
+  def active(self) -> bool:
+    """Whether a compilation is under way, or has ended since last asked."""
+    done = sum(f.done() for f in self._steps.values())
+    ended, self._reported = done > self._reported, done
+    return ended or done < len(self._steps)
 
   def close(self) -> None:
     """Waits for what is under way and ends the thread."""

@@ -4,6 +4,7 @@ Training, evaluation and the dry run all start from a `Run`. Building one needs
 no data and allocates no parameters.
 """
 
+import inspect
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from absl import logging
 from vidscenic import config as vc
 from vidscenic import task as task_lib
 from vidscenic.data import device
-from vidscenic.train import optim, sharding, step
+from vidscenic.train import optim, paths, schedules, sharding, step
 from vidscenic.train import state as state_lib
 
 
@@ -115,26 +116,33 @@ class Run:
         sharding.shard_like(opt_state, trained, trained_shardings, mesh),
       ),
       model_state=put(model_state, jax.tree.map(lambda _: whole, model_state)),
-      ema_params=put(trained, trained_shardings) if config.ema.decay else None,
+      # float32: a decay of 0.9999 is lost in fewer bits.
+      ema_params=put(_float32(trained), trained_shardings)
+      if config.ema.decay
+      else None,
       bad_steps=count,
     )
 
   def fresh_state(self) -> state_lib.TrainState:
-    """Initializes on the devices, then loads what `init_from` names."""
+    """Initializes on the devices, with what `init_from` names."""
 
-    def make():
+    def init():
       batch = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype), self._one_row()
       )
-      params, model_state = self._init(batch)
-      return self._state_of(params, model_state)
+      return self._init(batch)
 
     shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes)
+    parts = shardings.params, shardings.model_state
     with jax.set_mesh(self.mesh):
-      state = jax.jit(make, out_shardings=shardings)()
+      params, model_state = jax.jit(init, out_shardings=parts)()
       if self.config.init_from.path:
-        state = self._load(state, shardings)
-    return state
+        params = _overlay(params, self._load())
+        if jax.tree.leaves(model_state):
+          logging.warning('init_from: batch statistics and the like start new')
+      return jax.jit(
+        self._state_of, out_shardings=shardings, donate_argnums=(0, 1)
+      )(params, model_state)
 
   def _state_of(self, params, model_state):
     trained, _ = optim.split_params(params, self.optimizer.never_trained)
@@ -145,27 +153,40 @@ class Run:
       params=params,
       opt_state=self.optimizer.tx.init(trained),
       model_state=model_state,
-      # A copy: the step donates the state, and no buffer may appear twice.
-      ema_params=jax.tree.map(jnp.copy, trained)
+      ema_params=jax.tree.map(lambda p: p.astype(jnp.float32), trained)
       if self.config.ema.decay
       else None,
       bad_steps=zero,
     )
 
-  def _load(self, state, shardings):
+  def _load(self):
+    """Parameters that `init_from` gives, checked against the model's."""
     init = self.config.init_from
+    factory = vc.resolve(init.factory, 'init_from.factory')
+    takes = inspect.signature(factory).parameters
+    known = {n: init[n] for n in ('params', 'rules', 'ignore') if n in takes}
     loaded = vc.build(
       init.factory,
       init.path,
       self.state_shapes.params,
       field='init_from.factory',
-      params=init.params,
-      rules=init.rules,
-      ignore=init.ignore,
+      **known,
+      **init.kwargs,
     )
-    params = _overlay(state.params, loaded)
-    return jax.jit(self._state_of, out_shardings=shardings)(
-      params, state.model_state
+    wanted = paths.named_leaves(self.state_shapes.params)
+    for name, leaf in paths.named_leaves(loaded).items():
+      if name not in wanted:
+        raise ValueError(f'{init.factory} gave {name!r}, which the model lacks')
+      have, want = jax.eval_shape(lambda x: x, leaf), wanted[name]
+      if (have.shape, have.dtype) != (want.shape, want.dtype):
+        raise ValueError(
+          f'{init.factory} gave {name} as {have.dtype}{list(have.shape)}, the '
+          f'model wants {want.dtype}{list(want.shape)}'
+        )
+    return jax.tree.map(
+      lambda x, like: jax.device_put(x, like.sharding),
+      loaded,
+      _underlay(self.state_shapes.params, loaded),
     )
 
   def compile_step(self, phase: Hashable) -> step.CompiledStep:
@@ -193,17 +214,29 @@ class Run:
       )(state)
 
   def evaluators(self) -> dict[str, Any]:
-    """Builds the evaluators of `config.evals`."""
-    return {
-      name: vc.build(
+    """Builds the evaluators of `config.evals` and checks their data.
+
+    Raises:
+      ValueError, OSError: arguments or data that cannot be used; found here
+        and not when the first evaluation is due.
+    """
+    scheduled = {
+      name: schedules.make_schedule(
+        spec, self.config.steps, where=f'schedules.{name}'
+      )
+      for name, spec in self.config.schedules.items()
+    }
+    result = {}
+    for name, spec in self.config.evals.items():
+      result[name] = vc.build(
         spec.factory,
         self.task,
         self.mesh,
         field=f'evals.{name}.factory',
         **spec.kwargs,
       )
-      for name, spec in self.config.evals.items()
-    }
+      result[name].bind(f'evals.{name}', scheduled)
+    return result
 
   def state_to_evaluate(
     self, state: state_lib.TrainState, params: str
@@ -223,6 +256,22 @@ class Run:
     average = _overlay(state.params, state.ema_params)
     state = state._replace(ema_params=average)
     return state if params == 'params' else state._replace(params=average)
+
+
+def _float32(tree):
+  return jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s.shape, jnp.float32), tree
+  )
+
+
+def _underlay(shapes, loaded):
+  """The part of `shapes` that `loaded` has."""
+  return {
+    name: _underlay(shapes[name], value)
+    if isinstance(value, dict)
+    else shapes[name]
+    for name, value in loaded.items()
+  }
 
 
 def _overlay(params, loaded):

@@ -95,7 +95,7 @@ def make_step_fn(
     if ema is not None:
       decay = config.ema.decay * ema_decay(state.step)
       averaged = jax.tree.map(
-        lambda a, p: decay * a + (1 - decay) * p, ema, new
+        lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), ema, new
       )
       averaged = freezing.keep_frozen(averaged, ema, frozen)
     else:
@@ -167,11 +167,6 @@ def compile_step(
     return CompiledStep(traced.lower().compile(), inspect.matmul_flops(traced))
 
 
-def evaluate_loss(out: task_lib.LossOut) -> jax.Array:
-  """The scalar loss of one whole batch."""
-  return _total_loss(out, {n: t[1] for n, t in out.terms.items()})
-
-
 # --- private ---
 
 
@@ -230,7 +225,8 @@ def _gradients(run_loss, trained, model_state, batch, accum, mesh):
     grad_fn, trained, model_state, *first, weights
   )
   start = (
-    jax.tree.map(jnp.zeros_like, trained),
+    # float32 whatever the parameters are, or sums would lose small parts.
+    jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained),
     jnp.zeros((), jnp.float32),
     model_state,
     jax.tree.map(

@@ -34,7 +34,7 @@ def prepare(
     OSError: the folder cannot be written.
     ValueError: a restart with another model, data, seed or batch size.
   """
-  path = epath.Path(workdir)
+  path = expand(workdir)
   resolved = json.loads(json.dumps(vc.plain(config), default=str))
   stored = path / 'config.json'
   old = json.loads(stored.read_text()) if stored.exists() else None
@@ -58,6 +58,12 @@ def prepare(
 def _has_checkpoint(path):
   folder = path / checkpoints.FOLDER
   return folder.exists() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def expand(workdir: epath.PathLike) -> epath.Path:
+  """A path whose ~ is the home folder: shells leave --workdir=~/run alone."""
+  path = epath.Path(workdir)
+  return path.expanduser() if str(path).startswith('~') else path
 
 
 def _compare(old, new, path, allowed):
@@ -91,14 +97,20 @@ def load_config(workdir: epath.PathLike) -> dict:
 def finished_steps(workdir: epath.PathLike) -> int | None:
   """Updates of a finished run, None while it is not finished."""
   path = epath.Path(workdir) / 'DONE'
-  return int(path.read_text()) if path.exists() else None
+  steps = int(path.read_text()) if path.exists() else None
+  distributed.barrier('done_read')  # before process 0 may remove it
+  return steps
 
 
 def mark_finished(workdir: epath.PathLike, steps: int) -> None:
   """Writes DONE, once the last checkpoint is complete on every process."""
   distributed.barrier('finished')
   if jax.process_index() == 0:
-    (epath.Path(workdir) / 'DONE').write_text(f'{steps}\n')
+    path = epath.Path(workdir) / 'DONE'
+    with writers.explained(path):
+      part = path.with_name('DONE.part')
+      part.write_text(f'{steps}\n')
+      part.replace(path)
 
 
 def mark_unfinished(workdir: epath.PathLike) -> None:

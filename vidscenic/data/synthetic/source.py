@@ -12,6 +12,7 @@ from vidscenic.data.synthetic import world as world_lib
 
 _SPLITS = ('train', 'validation', 'test')
 _SIZES = {'train': 1_000_000, 'validation': 256, 'test': 256}
+_FPS = 12
 _QUERIES = ('any', 'first')
 # Last word of the seeds of the streams besides the scene itself.
 _QUERY_STREAM, _SOUND_STREAM, _NOISE_STREAM = 1, 7, 99
@@ -29,9 +30,11 @@ class SyntheticVideos:
   first pixel, whose centre is at (0.5, 0.5):
     video: uint8[T, H, W, 3], RGB.
     label: int32, index into `ACTIONS`: how object 0 and most others move. One
-      frame does not tell.
+      frame does not tell. Actions tell left from right and the sense of a
+      turn: a mirrored clip (`ClipTransform.flip`) has the wrong label.
     shape_label: int32, index into `SHAPES`: what object 0 is, to be read from
       one frame.
+    fps: float32, 12, frames per second at which the sound fits.
   with num_tracks = N > 0:
     query_points: float32[N, 3], (t, y, x), t in frames, rest in raster pixels.
     target_points: float32[N, T, 2], (x, y) in raster pixels.
@@ -159,6 +162,7 @@ class SyntheticVideos:
       'video': frames.video,
       'label': np.int32(scene.label),
       'shape_label': np.int32(shape),
+      'fps': np.float32(_FPS),
     }
     if self._num_tracks:
       example.update(self._track(index, world, frames.surface))

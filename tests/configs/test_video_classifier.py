@@ -1,0 +1,75 @@
+"""The classifier's config: it trains, and starts from a pretrained encoder."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from tests.multiprocess import processes
+from vidscenic import config as vc
+from vidscenic.train import checkpoints, loop
+from vidscenic.train import run as run_lib
+
+TINY = {'width': 32, 'depth': 1, 'num_heads': 2}
+
+
+def make_config(arg='synthetic,frames=4,resolution=16,batch=8,steps=2'):
+  config = importlib.import_module('configs.video_classifier').get_config(arg)
+  with config.unlocked():
+    config.log.every_steps = 1
+    for spec in config.evals.values():
+      spec.kwargs.limit = 5
+      spec.kwargs.batch_size = 4
+    if 'synthetic' in arg:
+      config.task.kwargs.backbone_kwargs.update(TINY)
+      config.task.kwargs.backbone_kwargs.mlp_features = 128
+  return vc.finalize(config)
+
+
+def test_synthetic_motion_trains_and_is_evaluated(tmp_path):
+  assert loop.train(make_config(), tmp_path)
+  figures = processes.rows(tmp_path, 'heldout/')
+  assert sorted(figures) == [1, 2]
+  assert figures[2]['heldout/examples'] == 5
+  assert figures[2]['heldout/chance'] == pytest.approx(1 / 12)
+
+
+def test_encoder_of_a_pretraining_run_is_taken_over(tmp_path):
+  pretraining = importlib.import_module('configs.smoke').get_config('steps=1')
+  with pretraining.unlocked():
+    pretraining.batch_size = 8
+    pretraining.evals = {}
+    pretraining.log.every_steps = 1
+    pretraining.task.kwargs.clip = (4, 16, 16)
+    pretraining.task.kwargs.model.update(TINY, patch=(4, 8, 8))
+    source, transform = (
+      pretraining.data.train.source_kwargs,
+      pretraining.data.train.transform_kwargs,
+    )
+    source.update(num_frames=4, height=16, width=16)
+    transform.update(num_frames=4, size=(16, 16))
+  assert loop.train(vc.finalize(pretraining), tmp_path / 'pretrained')
+  reader = checkpoints.Checkpoints(tmp_path / 'pretrained', read_only=True)
+  shapes = run_lib.Run(pretraining).state_shapes
+  encoder = reader.restore(shapes)[0].params['encoder']
+  reader.close()
+
+  # The default recipe, of the size of that encoder.
+  config = make_config('frames=4,resolution=16,batch=8,steps=2,size=Ti')
+  with config.unlocked():
+    config.init_from.path = str(tmp_path / 'pretrained')
+    config.task.kwargs.backbone_kwargs.update(
+      TINY, mlp_features=128, patch=(4, 8, 8)
+    )
+    config.task.kwargs.backbone_kwargs.update(
+      pretraining.task.kwargs.model.get('backbone', {})
+    )
+  run = run_lib.Run(vc.finalize(config))
+  state = run.fresh_state()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
+    dict(state.params['backbone']),
+    dict(encoder),
+  )
+  assert not np.any(state.params['head']['classifier']['kernel'])
