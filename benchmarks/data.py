@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks import loader, report, timing
-from vidscenic.data import decode, synthetic, video_index
+from vidscenic.data import decode, synthetic, video_index, writer
 
 # (frames, side, with flow): examples per second on one core of the reference.
 _SYNTHETIC = {
@@ -157,7 +157,7 @@ def write_videos(
   for i in range(count):
     video = source[i]['video']
     for gop, folder in folders.items():
-      decode.write_video(
+      writer.write_video(
         folder / f'{i:03}.mp4', video[order], 25, crf=23, keyframe_every=gop
       )
 

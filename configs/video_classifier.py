@@ -13,8 +13,8 @@ folders, empty ones if need be, because ids are places in the sorted names.
 
 Start from an encoder that was pretrained here (a ViT needs some 10^5 clips to
 learn from nothing) with --config.init_from.path=runs/pretrained; the rules
-below take whatever a run keeps under `encoder/`, such as that of
-projects/_template, whose size and patch must be given here too.
+below take whatever a run keeps under `encoder/`, such as one of
+projects/_template; give `backbone_kwargs` the fields it was pretrained with.
 
 The recipe is VideoMAE's fine-tuning (arXiv 2203.12602): AdamW with layer-wise
 decay, mixup 0.8 or CutMix 1.0 in every batch, label smoothing 0.1, stochastic
@@ -63,7 +63,8 @@ def get_config(arg=''):
   kwargs.backbone_kwargs = {
     'size': arg.size,
     'patch': (2, 16, 16),
-    'positions': 'sincos_3d',
+    'positions': 'none',
+    'rotary': {'fractions': (0.25, 0.375, 0.375)},  # time, rows, columns
     'drop_path': 0.1,
     'remat': 'full',  # a third more time, a tenth of the memory
   }

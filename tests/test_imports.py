@@ -65,7 +65,11 @@ RULES = {
 }
 # Refused although something above allows it.
 NEVER = {
-  'projects/': ('vidscenic.train.loop',),
+  'projects/': (
+    'vidscenic.train.loop',
+    'vidscenic.train.evaluate',
+    'vidscenic.train.run',
+  ),
 }
 
 

@@ -1,11 +1,10 @@
 """The classifier's config: it trains, and starts from a pretrained encoder."""
 
-import importlib
-
 import jax
 import numpy as np
 import pytest
 
+from configs import smoke, video_classifier
 from tests.multiprocess import processes
 from vidscenic import config as vc
 from vidscenic.train import checkpoints, loop
@@ -15,7 +14,7 @@ TINY = {'width': 32, 'depth': 1, 'num_heads': 2}
 
 
 def make_config(arg='synthetic,frames=4,resolution=16,batch=8,steps=2'):
-  config = importlib.import_module('configs.video_classifier').get_config(arg)
+  config = video_classifier.get_config(arg)
   with config.unlocked():
     config.log.every_steps = 1
     for spec in config.evals.values():
@@ -36,19 +35,16 @@ def test_synthetic_motion_trains_and_is_evaluated(tmp_path):
 
 
 def test_encoder_of_a_pretraining_run_is_taken_over(tmp_path):
-  pretraining = importlib.import_module('configs.smoke').get_config('steps=1')
+  pretraining = smoke.get_config('steps=1')
   with pretraining.unlocked():
     pretraining.batch_size = 8
     pretraining.evals = {}
     pretraining.log.every_steps = 1
     pretraining.task.kwargs.clip = (4, 16, 16)
     pretraining.task.kwargs.model.update(TINY, patch=(4, 8, 8))
-    source, transform = (
-      pretraining.data.train.source_kwargs,
-      pretraining.data.train.transform_kwargs,
-    )
-    source.update(num_frames=4, height=16, width=16)
-    transform.update(num_frames=4, size=(16, 16))
+    data = pretraining.data.train
+    data.source_kwargs.update(num_frames=4, height=16, width=16)
+    data.transform_kwargs.update(num_frames=4, size=(16, 16))
   assert loop.train(vc.finalize(pretraining), tmp_path / 'pretrained')
   reader = checkpoints.Checkpoints(tmp_path / 'pretrained', read_only=True)
   shapes = run_lib.Run(pretraining).state_shapes
@@ -61,9 +57,6 @@ def test_encoder_of_a_pretraining_run_is_taken_over(tmp_path):
     config.init_from.path = str(tmp_path / 'pretrained')
     config.task.kwargs.backbone_kwargs.update(
       TINY, mlp_features=128, patch=(4, 8, 8)
-    )
-    config.task.kwargs.backbone_kwargs.update(
-      pretraining.task.kwargs.model.get('backbone', {})
     )
   run = run_lib.Run(vc.finalize(config))
   state = run.fresh_state()

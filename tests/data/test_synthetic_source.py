@@ -61,7 +61,7 @@ def test_example_has_the_documented_shapes():
 
 def test_only_requested_modalities_come_back():
   example = synthetic.SyntheticVideos(**SMALL)[0]
-  assert set(example) == {'video', 'label', 'shape_label'}
+  assert set(example) == {'video', 'label', 'shape_label', 'fps'}
 
 
 def test_other_modalities_do_not_change_the_video():

@@ -144,6 +144,76 @@ def test_fourier_bands_equal_the_formula(concat_positions, sine_only):
     position.fourier_bands(grid, 5, (16,))
 
 
+@pytest.mark.parametrize('concat_positions', [True, False])
+@pytest.mark.parametrize('sine_only', [True, False])
+def test_bands_of_a_grid_are_those_of_its_points(concat_positions, sine_only):
+  options = dict(concat_positions=concat_positions, sine_only=sine_only)
+  grid, resolution = (4, 1, 7), (16, 30720, 224)
+  got = position.fourier_bands_grid(
+    position.linear_axes(grid), 5, resolution, **options
+  )
+  want = position.fourier_bands(
+    position.linear_grid(grid), 5, resolution, **options
+  )
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(got, want)
+  with pytest.raises(ValueError, match='3 entries'):
+    position.fourier_bands_grid(position.linear_axes(grid), 5, (16, 224))
+
+
+def test_octaves_of_a_grid_are_those_of_its_points():
+  grid = (3, 4, 5)
+  got = position.fourier_octaves_grid(position.linear_axes(grid), 20)
+  want = position.fourier_octaves(position.linear_grid(grid), 20)
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+  'code, shape',
+  [
+    (
+      lambda: position.fourier_bands_grid(
+        position.linear_axes((224, 224)), 64, (224, 224)
+      ),
+      (224, 224, 258),
+    ),
+    (
+      lambda: position.fourier_octaves_grid(
+        position.linear_axes((128, 128)), 16
+      ),
+      (128, 128, 64),
+    ),
+    (lambda: position.sincos_3d((8, 24, 24), 512), (8, 24, 24, 512)),
+  ],
+  ids=['bands', 'octaves', 'sincos'],
+)
+def test_programs_hold_one_table_per_axis(code, shape):
+  lowered = jax.jit(lambda x: x + code()).lower(jnp.zeros(shape))
+  # Literals are written in hexadecimal, 8 characters for a number; the full
+  # table would have 8 for each of prod(shape).
+  assert len(lowered.as_text()) < 8 * math.prod(shape) / 20
+  # Nor does the compiler fold them into a table.
+  memory = lowered.compile().memory_analysis()
+  assert memory.generated_code_size_in_bytes < math.prod(shape) / 5
+  assert memory.temp_size_in_bytes < 4.5 * math.prod(shape)
+
+
+def test_sincos_tables_resize_axis_by_axis():
+  full = np.asarray(position.sincos_3d((4, 6, 5), 32))
+  np.testing.assert_allclose(
+    position.sincos_3d((4, 6, 5), 32, resized=(2, 9, 5)),
+    position.resize_table(full, (2, 9, 5)),
+    atol=1e-6,
+  )
+  full = np.asarray(position.sincos_2d((6, 5), 32))
+  np.testing.assert_allclose(
+    position.sincos_2d((6, 5), 32, resized=(9, 3)),
+    position.resize_table(full, (9, 3)),
+    atol=1e-6,
+  )
+
+
 def slow_rotary(x, positions, sizes, pairing):
   """x [N, C]; the definitions in `rotary`, pair by pair."""
   out = np.array(x, np.float64)

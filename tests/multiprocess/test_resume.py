@@ -12,12 +12,23 @@ from vidscenic.train import checkpoints
 from vidscenic.train import run as run_lib
 
 STEPS = 30
-EACH = ('--config.log.every_steps=1', f'--config.steps={STEPS}')
+# With everything that must survive: averages, accumulation, a phase that
+# begins on the way, and evaluations.
+EACH = (
+  '--config.log.every_steps=1',
+  f'--config.steps={STEPS}',
+  '--config.accum_steps=2',
+  '--config.ema.decay=0.9',
+  '--config.task.kwargs.freeze_at=11',
+  '--config.evals.heldout.every_steps=4',
+)
 
 
 def final_state(workdir):
   config = tiny_config.get_config()
   config.steps = STEPS
+  config.accum_steps = 2
+  config.ema.decay = 0.9
   run = run_lib.Run(config, devices=jax.devices()[:1])
   reader = checkpoints.Checkpoints(workdir, read_only=True)
   state, _ = reader.restore(run.state_shapes)
@@ -33,7 +44,10 @@ def uninterrupted(tmp_path_factory):
 
 
 def assert_same_run(workdir, reference):
-  assert processes.rows(workdir) == processes.rows(reference)
+  for prefix in ('train/', 'heldout/'):
+    rows = processes.rows(workdir, prefix)
+    assert rows == processes.rows(reference, prefix)
+    assert rows
   for a, b in zip(
     jax.tree.leaves(final_state(workdir)),
     jax.tree.leaves(final_state(reference)),

@@ -32,6 +32,18 @@ def test_two_processes_equal_one_and_the_run_moves_between_them(tmp_path):
     processes.start_several(2, f'--workdir={two}', *COMMON, devices=2)
   )
   assert_close(processes.rows(one), processes.rows(two))
+  heldout = [processes.rows(w, 'heldout/')[12] for w in (one, two)]
+  for name, value in heldout[0].items():
+    np.testing.assert_allclose(heldout[1][name], value, rtol=1e-5)
+
+  # Evaluated alone by two processes, the same figures.
+  processes.finish(
+    processes.start_several(
+      2, f'--workdir={two}', *COMMON, '--mode=evaluate', devices=2
+    )
+  )
+  alone = processes.rows(two / 'evaluation', 'heldout/')[12]
+  assert alone == heldout[1]
 
   # Half of it on two processes, the rest on one with another mesh.
   half = (*COMMON, '--config.steps=8')
@@ -41,6 +53,20 @@ def test_two_processes_equal_one_and_the_run_moves_between_them(tmp_path):
   rest = (*COMMON, '--config.mesh.fsdp=1')
   processes.finish(processes.start(f'--workdir={moved}', *rest, devices=2))
   assert_close(processes.rows(one), processes.rows(moved))
+
+
+def test_two_processes_fall_back_from_a_damaged_checkpoint(tmp_path):
+  args = (f'--workdir={tmp_path}', *COMMON)
+  processes.finish(processes.start_several(2, *args))
+  for file in (tmp_path / 'checkpoints' / '12').rglob('*'):
+    if file.is_file() and file.parent.name == 'd':
+      file.write_bytes(file.read_bytes()[:10])
+  (tmp_path / 'DONE').unlink()
+  before = processes.rows(tmp_path)
+  outputs = processes.finish(processes.start_several(2, *args))
+  assert all('trying the one before' in output for output in outputs)
+  assert processes.rows(tmp_path) == before
+  assert (tmp_path / 'DONE').exists()
 
 
 def test_sigterm_to_one_process_stops_and_saves_both(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tests.train import test_loop, tiny
 from vidscenic import config as vc
 from vidscenic import task
-from vidscenic.data import decode
+from vidscenic.data import writer
 from vidscenic.train import guard, loop
 
 
@@ -58,7 +58,7 @@ def folder(path, count=6, broken=0):
   """Small grey videos, file i of brightness 40 i; the last ones broken."""
   for i in range(count):
     frames = np.full((8, 16, 16, 3), 40 * i, np.uint8)
-    decode.write_video(path / f'{i}.mp4', frames, fps=8)
+    writer.write_video(path / f'{i}.mp4', frames, fps=8)
   for i in range(broken):
     (path / f'broken{i}.mp4').write_bytes(b'not a video')
 

@@ -21,6 +21,18 @@ def get_config(arg=''):
     transform='tests.train.tiny:Jitter',
   )
   config.optim.lr = 1e-2
+  config.evals.heldout = vc.eval_spec(
+    factory='vidscenic.evaluation.evaluator:MeanLoss',
+    every_steps=1000,
+    kwargs={
+      'data': vc.data_spec(
+        source='tests.train.tiny:Numbers',
+        source_kwargs={'size': 20},
+        transform='tests.train.tiny:Jitter',
+      ),
+      'batch_size': 8,
+    },
+  )
   config.log.every_steps = 4
   config.checkpoint.every_steps = 4
   return vc.finalize(config)

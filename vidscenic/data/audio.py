@@ -16,6 +16,17 @@ _RUN_UP_S = 0.5
 _GAP_S = 0.02
 # Extra input on both sides of the cut, for the resampling filter.
 _FILTER_S = 0.05
+# What FFmpeg takes a number of channels for.
+_USUAL_LAYOUTS = {
+  1: 'mono',
+  2: 'stereo',
+  3: '2.1',
+  4: '4.0',
+  5: '5.0',
+  6: '5.1',
+  7: '6.1',
+  8: '7.1',
+}
 
 
 def read_audio(
@@ -64,7 +75,8 @@ def read_audio(
   else:
     samples, layout = _to_stereo(samples, layout), 'stereo'
   if native != rate:
-    samples = _resample(samples, native, rate, layout)
+    with containers.reading(label):
+      samples = _resample(samples, native, rate, layout)
   offset = round(_FILTER_S * rate)
   cut = samples[:, offset : offset + length]
   out = np.zeros((length, samples.shape[0]), np.float32)
@@ -84,12 +96,13 @@ def _read_native(file, label, begin, end):
       native = stream.codec_context.sample_rate
       layout = stream.codec_context.layout.name
       seeks = run_up is not None and begin > run_up
-      if seeks:
-        unit = float(stream.time_base)
-        container.seek(
-          int((begin - run_up) / unit), stream=stream, backward=True
-        )
-      samples, first = _place(container, stream, native, layout, begin, end)
+      with containers.reading(label):
+        if seeks:
+          unit = float(stream.time_base)
+          container.seek(
+            int((begin - run_up) / unit), stream=stream, backward=True
+          )
+        samples, first = _place(container, stream, native, layout, begin, end)
       # Some containers seek too far; decode those from the start.
       if not seeks or (first is not None and first <= begin):
         return samples, native, layout
@@ -130,6 +143,8 @@ def _place(container, stream, native, layout, begin, end):
 
 def _to_stereo(samples, layout):
   """[C, S] -> [2, S]."""
+  if layout == f'{len(samples)} channels':  # the file does not say
+    layout = _USUAL_LAYOUTS.get(len(samples), layout)
   names = [channel.name for channel in av.AudioLayout(layout).channels]
   gains = np.array([_gains(name) for name in names], np.float32).T
   if not gains.any():

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import av
 from absl import logging
@@ -64,14 +64,17 @@ def display_name(file: File, name: str = '') -> str:
 
 @contextlib.contextmanager
 def opened(file: File, name: str = '') -> Iterator[av.container.InputContainer]:
-  """Opens a container for reading; the body's reading errors name the file.
+  """Opens a container for reading.
+
+  FFmpeg's errors in the body name the file too; what else PyAV raises there is
+  told apart from our own mistakes by `reading` around its calls.
 
   Only regular local files are opened: a pipe would block for ever, and FFmpeg
     would treat `a:b.mp4` as an address, so the absolute path is passed and
     protocols other than files are refused.
 
   Raises:
-    VideoError: missing, empty, no regular file, or anything in ERRORS.
+    VideoError: missing, empty, no regular file, or damaged.
   """
   label = display_name(file, name)
   if isinstance(file, (bytes, bytearray, memoryview)):
@@ -81,15 +84,48 @@ def opened(file: File, name: str = '') -> Iterator[av.container.InputContainer]:
   else:
     source = os.path.abspath(os.fspath(file))
     _check_regular(source, label)
-  try:
-    with av.open(
+  with reading(label):
+    container = av.open(
       source,
       container_options={'protocol_whitelist': 'file'},
       metadata_errors='replace',  # tags in old code pages are no damage
-    ) as container:
+    )
+  try:
+    with container:
       yield container
-  except ERRORS as error:
+  except av.FFmpegError as error:
     raise VideoError(label, describe(error)) from error
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+  """Around calls of PyAV and nothing else: ERRORS become a VideoError."""
+  try:
+    yield
+  except ERRORS as error:
+    raise VideoError(name, describe(error)) from error
+
+
+def packets(container, stream, name: str) -> Iterator[av.Packet]:
+  """The stream's packets and an empty one at the end; VideoError if damaged."""
+  with reading(name):
+    source = iter(container.demux(stream))
+  while True:
+    try:
+      packet = next(source, None)
+    except ERRORS as error:
+      raise VideoError(name, describe(error)) from error
+    if packet is None:
+      return
+    yield packet
+
+
+def frames(packet, name: str) -> Sequence[av.VideoFrame]:
+  """What the decoder shows after a packet; VideoError if it is damaged."""
+  try:
+    return packet.decode()
+  except ERRORS as error:
+    raise VideoError(name, describe(error)) from error
 
 
 def describe(error: BaseException) -> str:

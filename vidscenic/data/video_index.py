@@ -1,9 +1,10 @@
 """The frame index of a video file: which frames it shows, and when.
 
 Demuxes the video stream once without decoding, sorts the time stamps and calls
-the i-th smallest one frame i. Only what stands before the first keyframe of a
-cut stream is decoded, to see what of it can be shown. Frame numbers from the header or from duration x
-rate are wrong for variable rates, start offsets and B frames in AVI.
+the i-th smallest one frame i. Frame numbers from the header or from duration x
+rate are wrong for variable rates, start offsets and B frames in AVI. Only what
+stands before the first keyframe of a cut stream is decoded, to see how much of
+it can be shown.
 """
 
 import collections
@@ -105,18 +106,19 @@ def _build_index(file, name):
   begun = False
   with containers.opened(file, name) as container:
     stream = containers.video_stream(container, name)
-    height, width = stream.codec_context.height, stream.codec_context.width
-    codec = stream.codec_context.name
-    time_base = stream.time_base
-    guessed = (
-      container.format.name == 'avi' and stream.codec_context.has_b_frames
-    )
-    header_fps = float(stream.average_rate or stream.guessed_rate or 0)
-    announced = stream.frames
-    has_audio = bool(container.streams.audio)
-    aspect = stream.sample_aspect_ratio
+    with containers.reading(name):
+      height, width = stream.codec_context.height, stream.codec_context.width
+      codec = stream.codec_context.name
+      time_base = stream.time_base
+      guessed = (
+        container.format.name == 'avi' and stream.codec_context.has_b_frames
+      )
+      header_fps = float(stream.average_rate or stream.guessed_rate or 0)
+      announced = stream.frames
+      has_audio = bool(container.streams.audio)
+      aspect = stream.sample_aspect_ratio
     discarded = 0
-    for packet in container.demux(stream):
+    for packet in containers.packets(container, stream, name):
       if not packet.size:
         continue
       if not begun and packet.is_keyframe:
@@ -201,10 +203,10 @@ def _shown_before(stamp, file, name):
   shown = set()
   with containers.opened(file, name) as container:
     stream = containers.video_stream(container, name)
-    for packet in container.demux(stream):
+    for packet in containers.packets(container, stream, name):
       try:
-        frames = packet.decode()
-      except containers.ERRORS:
+        frames = containers.frames(packet, name)
+      except VideoError:
         if packet.pts is None or packet.pts < stamp:
           break  # as the decoder, which trusts nothing up to the next keyframe
         continue
@@ -225,7 +227,10 @@ def _hidden(codec, packet):
 def _count_by_decoding(file, name):
   with containers.opened(file, name) as container:
     stream = containers.video_stream(container, name)
-    count = sum(1 for _ in container.decode(stream))
+    count = sum(
+      len(containers.frames(packet, name))
+      for packet in containers.packets(container, stream, name)
+    )
   if not count:
     raise VideoError(name, 'the video stream holds no frame')
   return count

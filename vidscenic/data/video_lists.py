@@ -42,14 +42,17 @@ def scan_folder(
     ValueError: a subfolder with videos is not among class_names.
   """
   paths = []
-  seen = set()
+  above = {root: ()}  # the real folders that lead to a folder
   for folder, folders, files in os.walk(root, followlinks=True):
-    # Data sets are often linked together; a link to a parent must not loop.
+    # Data sets are often linked together, one folder perhaps twice; only a link
+    # to a folder that it lies in would loop.
+    chain = above.pop(folder)
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in chain:
       folders.clear()
       continue
-    seen.add(real)
+    for name in folders:
+      above[os.path.join(folder, name)] = (*chain, real)
     folders[:] = sorted(name for name in folders if not name.startswith('.'))
     for name in files:
       if not name.startswith('.') and name.lower().endswith(tuple(extensions)):

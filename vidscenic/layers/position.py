@@ -3,7 +3,10 @@
 Constant codes are computed by NumPy in double precision while the program is
 traced and enter it as float32 constants. In float32 arithmetic the highest
 frequencies would be noise: MooG's phases reach 1.6e6 rad, where neighbouring
-float32 numbers are 0.125 apart.
+float32 numbers are 0.125 apart. A channel of a grid's code depends on one axis
+only: the constants are one small table per axis, which the program spreads
+over the grid. Perceiver's code for optical flow, 182528 x 258, would otherwise
+put 188 MB into the program.
 
 Grids are (t, h, w) or any other number of axes; tokens are numbered row-major,
 the last axis fastest. Sources: rvm.md 4, mae_family.md 1 and 5.3, layerlock.md
@@ -34,8 +37,30 @@ def linear_grid(grid: Sequence[int]) -> np.ndarray:
   The first and last index of an axis sit at exactly -1 and 1 (moog.md 1.4,
   perceiver.md 3); an axis of length 1 sits at -1. The order is that of grid.
   """
-  axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid), indexing='ij')
-  return np.stack(axes, axis=-1)
+  return np.stack(np.meshgrid(*linear_axes(grid), indexing='ij'), axis=-1)
+
+
+def linear_axes(grid: Sequence[int]) -> tuple[np.ndarray, ...]:
+  """Coordinates of `linear_grid` along every axis: float64[n] each."""
+  return tuple(np.linspace(-1, 1, n) for n in grid)
+
+
+def _spread(table, axis, num_axes):
+  """[n, ...] -> [1, .., n, .., 1, ...], n in the place of a grid's axis."""
+  before, after = (1,) * axis, (1,) * (num_axes - axis - 1)
+  return table.reshape(*before, len(table), *after, *table.shape[1:])
+
+
+def _join(tables, join=jnp.concatenate):
+  """Joins the last axes of per-axis tables [n, ...] -> [*grid, ...]."""
+  grid = tuple(len(table) for table in tables)
+  parts = []
+  for axis, table in enumerate(tables):
+    # float32 before it enters the program, and one constant per axis.
+    table = jnp.asarray(table.astype(np.float32))
+    table = _spread(table, axis, len(grid))
+    parts.append(jnp.broadcast_to(table, (*grid, *table.shape[len(grid) :])))
+  return join(parts, axis=-1)
 
 
 # Sin-cos tables.
@@ -74,44 +99,48 @@ def sincos_flat(grid: Sequence[int], width: int):
   return table.reshape(*grid, width)
 
 
-def sincos_2d(grid: Sequence[int], width: int):
+def sincos_2d(grid: Sequence[int], width: int, *, resized=None):
   """Half of the channels for the row, half for the column.
 
   Args:
     grid: (h, w).
     width: a multiple of 4.
+    resized: (h', w') to which `resize_table` would bring the table.
 
   Returns:
-    float32[h, w, width].
+    float32[h, w, width], or [h', w', width].
   """
-  return _sincos_axes(grid, (width // 2, width // 2), width)
+  return _sincos_axes(grid, (width // 2, width // 2), width, resized)
 
 
-def sincos_3d(grid: Sequence[int], width: int):
+def sincos_3d(grid: Sequence[int], width: int, *, resized=None):
   """Half of the channels for time, a quarter each for row and column (V-JEPA).
 
   Args:
     grid: (t, h, w).
     width: a multiple of 8.
+    resized: (t', h', w') to which `resize_table` would bring the table.
 
   Returns:
-    float32[t, h, w, width].
+    float32[t, h, w, width], or [t', h', w', width].
   """
-  return _sincos_axes(grid, (width // 2, width // 4, width // 4), width)
+  widths = (width // 2, width // 4, width // 4)
+  return _sincos_axes(grid, widths, width, resized)
 
 
-def _sincos_axes(grid, widths, width):
+def _sincos_axes(grid, widths, width, resized):
   if sum(widths) != width or any(w % 2 for w in widths):
     raise ValueError(
       f'width={width} cannot be split into even parts over {len(grid)} axes'
     )
-  tables = []
-  for axis, (size, part) in enumerate(zip(grid, widths, strict=True)):
-    shape = [1] * len(grid) + [part]
-    shape[axis] = size
-    table = sincos_1d(size, part).reshape(shape)
-    tables.append(np.broadcast_to(table, (*grid, part)))
-  return np.concatenate(tables, axis=-1)
+  resized = grid if resized is None else resized
+  # Along the other axes a channel is constant, which a resize does not change.
+  return _join(
+    [
+      resize_table(sincos_1d(size, part), (new,))
+      for size, part, new in zip(grid, widths, resized, strict=True)
+    ]
+  )
 
 
 # Learned tables.
@@ -221,7 +250,8 @@ def fourier_octaves(coordinates, num_bases: int):
   """Sines and cosines of 2^i * pi * c, i < num_bases (moog.md 1.4).
 
   Args:
-    coordinates: [..., A]; float64 NumPy for constants, else JAX.
+    coordinates: [..., A]; float64 NumPy for constants, else JAX. For those of
+      a grid see `fourier_octaves_grid`.
     num_bases: number of octaves.
 
   Returns:
@@ -238,6 +268,23 @@ def fourier_octaves(coordinates, num_bases: int):
   return out.astype(np.float32)
 
 
+def fourier_octaves_grid(axes: Sequence[np.ndarray], num_bases: int):
+  """`fourier_octaves` of a grid, from one small constant per axis.
+
+  Args:
+    axes: float64[n] each, the coordinates along every axis (`linear_axes`).
+    num_bases: number of octaves.
+
+  Returns:
+    float32[*grid, 2 * len(axes) * num_bases], equal to fourier_octaves of the
+    mesh of axes.
+  """
+  # [n, 2 * num_bases] each, and the axis is the fastest index.
+  tables = [fourier_octaves(axis[:, None], num_bases) for axis in axes]
+  out = _join(tables, join=jnp.stack)
+  return out.reshape(*out.shape[:-2], -1)
+
+
 def fourier_bands(
   positions,
   num_bands: int,
@@ -249,8 +296,9 @@ def fourier_bands(
   """Sines and cosines of pi * p * f, f from 1 to Nyquist (perceiver.md 3).
 
   Args:
-    positions: [..., A] in [-1, 1]; float64 NumPy for constants (`linear_grid`)
-      or JAX, then with float32's errors: 1e-4 at 224 pixels, 1e-2 at 30720.
+    positions: [..., A] in [-1, 1]; float64 NumPy for constants or JAX, then
+      with float32's errors: 1e-4 at 224 pixels, 1e-2 at 30720. For those of a
+      grid see `fourier_bands_grid`.
     num_bands: frequencies per axis, evenly spaced from 1 to resolution / 2.
     max_resolution: A numbers; 2 / resolution is the distance of two samples.
     concat_positions: put the positions themselves first.
@@ -274,6 +322,44 @@ def fourier_bands(
   parts = [p] if concat_positions else []
   parts += [xp.sin(phase)] + ([] if sine_only else [xp.cos(phase)])
   return xp.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def fourier_bands_grid(
+  axes: Sequence[np.ndarray],
+  num_bands: int,
+  max_resolution: Sequence[int],
+  *,
+  concat_positions: bool = True,
+  sine_only: bool = False,
+):
+  """`fourier_bands` of a grid, from small constants for every axis.
+
+  Args:
+    axes: float64[n] each, the coordinates along every axis (`linear_axes`).
+    num_bands, max_resolution, concat_positions, sine_only: see `fourier_bands`.
+
+  Returns:
+    float32[*grid, channels], equal to fourier_bands of the mesh of axes.
+
+  Raises:
+    ValueError: not one resolution per axis.
+  """
+  if len(max_resolution) != len(axes):
+    raise ValueError(
+      f'max_resolution={max_resolution} must have {len(axes)} entries'
+    )
+  tables = [
+    fourier_bands(axis[:, None], num_bands, (resolution,))
+    for axis, resolution in zip(axes, max_resolution, strict=True)
+  ]
+  # A table has the position, the sines, the cosines of one axis; the code all
+  # positions, all sines, all cosines.
+  parts = [_join([table[:, 1 : 1 + num_bands] for table in tables])]
+  if concat_positions:
+    parts.insert(0, _join([table[:, :1] for table in tables]))
+  if not sine_only:
+    parts.append(_join([table[:, 1 + num_bands :] for table in tables]))
+  return jnp.concatenate(parts, axis=-1)
 
 
 def _module(x):

@@ -209,12 +209,11 @@ class VisionTransformer(nn.Module):
       return self.position(grid)
     base = tuple(grid if self.grid is None else self.grid)
     if self.positions == 'sincos_2d':
-      table = position.sincos_2d(base[1:], self.width)
-      table = np.broadcast_to(table, (base[0], *table.shape))
-    elif self.positions == 'sincos_3d':
-      table = position.sincos_3d(base, self.width)
-    else:
-      table = position.sincos_flat(base, self.width)
+      table = position.sincos_2d(base[1:], self.width, resized=grid[1:])
+      return jnp.broadcast_to(table, (grid[0], *table.shape))
+    if self.positions == 'sincos_3d':
+      return position.sincos_3d(base, self.width, resized=grid)
+    table = position.sincos_flat(base, self.width)
     return jnp.asarray(position.resize_table(table, grid))
 
   def rotary_code(self, grid: Sequence[int]):
