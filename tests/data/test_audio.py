@@ -150,3 +150,12 @@ def test_written_video_reads_back(tmp_path, fps):
 def test_unwritable_videos_are_refused(frames, fps, match):
   with pytest.raises(ValueError, match=match):
     writer.write_video(io.BytesIO(), frames, fps)
+
+
+def test_resampling_errors_name_the_file(clip, monkeypatch):
+  def fail(*args):
+    raise ValueError('odd layout')
+
+  monkeypatch.setattr(audio, '_resample', fail)
+  with pytest.raises(decode.VideoError, match='clip 7: ValueError: odd layout'):
+    audio.read_audio(clip, 0, 1, 8_000, name='clip 7')

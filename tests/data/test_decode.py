@@ -366,6 +366,33 @@ def test_wrong_indices_are_programming_errors(files, indices, match):
     decode.read_frames(files['plain.mp4'], indices)
 
 
+@pytest.mark.parametrize('kind', [ValueError, KeyError, MemoryError, OSError])
+def test_mistakes_of_callers_are_no_damage(files, kind):
+  with pytest.raises(kind, match='ours'):
+    with containers.opened(files['plain.mp4']):
+      raise kind('ours')
+
+
+def test_mistakes_while_storing_frames_are_no_damage(files, monkeypatch):
+  def fail(self, number, frame):
+    raise ValueError('ours')
+
+  monkeypatch.setattr(decode._Sink, 'put', fail)
+  for name in ('plain.mp4', 'raw.h264'):
+    with pytest.raises(ValueError, match='ours'):
+      decode.read_frames(files[name], [3])
+
+
+@pytest.mark.parametrize('kind', [ValueError, LookupError, MemoryError])
+def test_errors_of_the_library_name_the_file(files, kind, monkeypatch):
+  def fail(*args):
+    raise kind('absurd size')
+
+  monkeypatch.setattr(decode.resize, 'to_rgb', fail)
+  with pytest.raises(decode.VideoError, match='plain.mp4.*'):
+    decode.read_frames(files['plain.mp4'], [3])
+
+
 def test_error_survives_pickling():
   error = pickle.loads(pickle.dumps(decode.VideoError('a.mp4', 'broken')))
   assert (error.file, error.reason) == ('a.mp4', 'broken')

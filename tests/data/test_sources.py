@@ -100,6 +100,18 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
   assert paths(source) == ['linked/a.mp4', 'own/b.mp4']
 
 
+def test_folder_linked_twice_is_listed_twice(tmp_path):
+  touch(tmp_path / 'store', 'a.mp4', 'deep/b.mp4')
+  for name in ('first', 'second'):
+    touch(tmp_path / 'data', f'{name}/own.mp4')
+    os.symlink(tmp_path / 'store', tmp_path / 'data' / name / 'linked')
+  source = sources.VideoFolder(str(tmp_path / 'data'))
+  files = ['linked/a.mp4', 'linked/deep/b.mp4', 'own.mp4']
+  assert paths(source) == [
+    f'{name}/{file}' for name in ('first', 'second') for file in files
+  ]
+
+
 def test_other_extensions(tmp_path):
   touch(tmp_path, 'a.dat', 'b.mp4')
   assert paths(sources.VideoFolder(str(tmp_path), extensions='dat')) == [
@@ -225,9 +237,7 @@ def test_manifest_is_found_in_its_folder(tmp_path, header):
   assert paths(source) == ['a.mp4', 'b.mp4', 'c.mp4']
   assert source.class_names == ('clap', 'fall', 'run')
   assert labels(source) == [0, 2, 1]
-  video = source[0]['video']
-  assert (video.num_frames, video.fps) == (90, 29.97)
-  assert (video.height, video.width, video.audio_rate) == (4, 6, 0)
+  assert source[0]['video'].path == str(tmp_path / 'a.mp4')
 
 
 def test_manifest_filters_keep_the_ids(tmp_path):

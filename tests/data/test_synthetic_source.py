@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vidscenic.data import synthetic
-from vidscenic.data.synthetic import textures
+from vidscenic.data.synthetic import scene, textures
 
 EVERYTHING = {
   'num_tracks': 20,
@@ -237,6 +237,37 @@ def test_texture_has_contrast_and_no_seam(index):
   for axis in (0, 1):
     steps = np.abs(texture - np.roll(texture, 1, axis)).mean((1 - axis, 2))
     assert steps[0] <= 1.5 * steps[1:].max()
+
+
+def checksum(values):
+  values = np.asarray(values, np.float64).ravel()
+  return float(values @ np.cos(np.arange(values.size)))
+
+
+def test_scene_numbers_are_pinned():
+  # Another value makes every published figure on synthetic videos incomparable.
+  def numbers(part):
+    if isinstance(part, (tuple, list)):
+      return [n for inner in part for n in numbers(inner)]
+    return [float(part)] if isinstance(part, (int, float)) else []
+
+  drawn = scene.draw_scene(
+    np.random.default_rng([0, 0, 5]),
+    scene.DIFFICULTIES['medium'],
+    num_textures=64,
+  )
+  found = numbers(drawn)
+  assert len(found) == 425 and drawn.label == 9
+  assert checksum(found) == pytest.approx(-72.97854364318742, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+  'index, want', list(enumerate([0.551008, 0.167059, 3.613271, 0.944020]))
+)
+def test_textures_of_every_family_are_pinned(index, want):
+  # float32: 2e5 values rounded at 6e-8.
+  texture = textures.make_texture(0, index)
+  assert checksum(texture) == pytest.approx(want, abs=1e-3)
 
 
 def test_lookup_at_texel_centres_returns_the_texture():

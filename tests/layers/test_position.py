@@ -58,9 +58,6 @@ def test_grids_are_row_major():
   indices = position.grid_indices((2, 3, 4))
   want = [(t, h, w) for t in range(2) for h in range(3) for w in range(4)]
   np.testing.assert_array_equal(indices, want)
-  grid = position.linear_grid((1, 3, 5))
-  assert grid.dtype == np.float64
-  np.testing.assert_allclose(grid[0, 2, 1], [-1, 1, -0.5])
 
 
 # 16x16 tables of rvm.md 14, and shrinking, growing, and odd sizes.
@@ -106,97 +103,13 @@ def test_learned_tables(normal, random, run):
   )
 
 
-def test_fourier_octaves_equal_the_formula(normal):
-  points = np.asarray(normal(6, 2))
-  want = []
-  for y, x in points.astype(np.float64):
-    phase = [2.0**i * np.pi * c for i in range(20) for c in (y, x)]
-    want.append([math.sin(p) for p in phase])
-    want[-1] += [math.sin(p + math.pi / 2) for p in phase]
-  got = position.fourier_octaves(points, 20)
-  np.testing.assert_allclose(got, want, atol=1e-6)
-  # float32 inputs under jit are as exact, at 20 octaves too.
-  traced = jax.jit(lambda x: position.fourier_octaves(x, 20))(points)
-  np.testing.assert_allclose(traced, want, atol=1e-6)
-
-
-@pytest.mark.parametrize('concat_positions', [True, False])
-@pytest.mark.parametrize('sine_only', [True, False])
-def test_fourier_bands_equal_the_formula(concat_positions, sine_only):
-  grid = position.linear_grid((4, 7))
-  options = dict(concat_positions=concat_positions, sine_only=sine_only)
-  got = position.fourier_bands(grid, 5, (16, 224), **options)
-  want = []
-  for y, x in grid.reshape(-1, 2):
-    phases = [
-      math.pi * (c * f)
-      for c, r in ((y, 16), (x, 224))
-      for f in np.linspace(1, r / 2, 5)
-    ]
-    row = [y, x] if concat_positions else []
-    row += [math.sin(p) for p in phases]
-    row += [] if sine_only else [math.cos(p) for p in phases]
-    want.append(row)
-  np.testing.assert_allclose(got.reshape(28, -1), want, atol=1e-6)
-  traced = position.fourier_bands(jnp.asarray(grid), 5, (16, 224), **options)
-  np.testing.assert_allclose(traced, got, atol=1e-4)  # float32 phases
-  with pytest.raises(ValueError, match='2 entries'):
-    position.fourier_bands(grid, 5, (16,))
-
-
-@pytest.mark.parametrize('concat_positions', [True, False])
-@pytest.mark.parametrize('sine_only', [True, False])
-def test_bands_of_a_grid_are_those_of_its_points(concat_positions, sine_only):
-  options = dict(concat_positions=concat_positions, sine_only=sine_only)
-  grid, resolution = (4, 1, 7), (16, 30720, 224)
-  got = position.fourier_bands_grid(
-    position.linear_axes(grid), 5, resolution, **options
+def test_sincos_programs_hold_one_table_per_axis():
+  shape = (8, 24, 24, 512)
+  lowered = jax.jit(lambda x: x + position.sincos_3d(shape[:3], 512)).lower(
+    jnp.zeros(shape)
   )
-  want = position.fourier_bands(
-    position.linear_grid(grid), 5, resolution, **options
-  )
-  assert got.dtype == jnp.float32
-  np.testing.assert_array_equal(got, want)
-  with pytest.raises(ValueError, match='3 entries'):
-    position.fourier_bands_grid(position.linear_axes(grid), 5, (16, 224))
-
-
-def test_octaves_of_a_grid_are_those_of_its_points():
-  grid = (3, 4, 5)
-  got = position.fourier_octaves_grid(position.linear_axes(grid), 20)
-  want = position.fourier_octaves(position.linear_grid(grid), 20)
-  assert got.dtype == jnp.float32
-  np.testing.assert_array_equal(got, want)
-
-
-@pytest.mark.parametrize(
-  'code, shape',
-  [
-    (
-      lambda: position.fourier_bands_grid(
-        position.linear_axes((224, 224)), 64, (224, 224)
-      ),
-      (224, 224, 258),
-    ),
-    (
-      lambda: position.fourier_octaves_grid(
-        position.linear_axes((128, 128)), 16
-      ),
-      (128, 128, 64),
-    ),
-    (lambda: position.sincos_3d((8, 24, 24), 512), (8, 24, 24, 512)),
-  ],
-  ids=['bands', 'octaves', 'sincos'],
-)
-def test_programs_hold_one_table_per_axis(code, shape):
-  lowered = jax.jit(lambda x: x + code()).lower(jnp.zeros(shape))
-  # Literals are written in hexadecimal, 8 characters for a number; the full
-  # table would have 8 for each of prod(shape).
+  # Literals are written in hexadecimal, 8 characters for a number.
   assert len(lowered.as_text()) < 8 * math.prod(shape) / 20
-  # Nor does the compiler fold them into a table.
-  memory = lowered.compile().memory_analysis()
-  assert memory.generated_code_size_in_bytes < math.prod(shape) / 5
-  assert memory.temp_size_in_bytes < 4.5 * math.prod(shape)
 
 
 def test_sincos_tables_resize_axis_by_axis():

@@ -119,8 +119,9 @@ def read_images(images, indices, *, name: str = '') -> np.ndarray:
   numbers, inverse = np.unique(np.asarray(indices), return_inverse=True)
   frames = []
   for number in numbers:
+    encoded = io.BytesIO(images[number])
     try:
-      image = Image.open(io.BytesIO(images[number])).convert('RGB')
+      image = Image.open(encoded).convert('RGB')
     except (*containers.ERRORS, SyntaxError, Image.DecompressionBombError) as e:
       raise VideoError(name, f'image {number}: {containers.describe(e)}') from e
     frames.append(np.asarray(image))

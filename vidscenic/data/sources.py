@@ -34,18 +34,10 @@ class VideoFile:
   Attributes:
     path: of the file, or what errors call `data`.
     data: the bytes of the file, None if it lies at `path`.
-    num_frames, fps, height, width: what a manifest says, 0 if unknown. Sampling
-      never relies on them: the frame index of the file decides.
-    audio_rate: samples per second of the sound, 0 if none or unknown.
   """
 
   path: str
   data: bytes | None = dataclasses.field(default=None, repr=False)
-  num_frames: int = 0
-  fps: float = 0.0
-  height: int = 0
-  width: int = 0
-  audio_rate: int = 0
 
   @property
   def file(self) -> containers.File:
@@ -187,14 +179,7 @@ class VideoFolder:
     """
     entry = self._entries[index]
     record = {
-      'video': VideoFile(
-        os.path.join(self._root, entry.path),
-        num_frames=entry.num_frames,
-        fps=entry.fps,
-        height=entry.height,
-        width=entry.width,
-        audio_rate=entry.audio_rate,
-      ),
+      'video': VideoFile(os.path.join(self._root, entry.path)),
       'path': entry.path,
     }
     if entry.label is not None:

@@ -7,16 +7,12 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-  """One listed video; 0 and '' stand for unknown."""
+  """One listed video; num_frames 0 and split '' stand for unknown."""
 
   path: str  # relative to the source's root, or absolute; '/' separated
   label: int | None = None
   num_frames: int = 0
-  fps: float = 0.0
-  height: int = 0
-  width: int = 0
   split: str = ''
-  audio_rate: int = 0
 
 
 def scan_folder(
@@ -51,9 +47,9 @@ def scan_folder(
     if real in chain:
       folders.clear()
       continue
+    folders[:] = sorted(name for name in folders if not name.startswith('.'))
     for name in folders:
       above[os.path.join(folder, name)] = (*chain, real)
-    folders[:] = sorted(name for name in folders if not name.startswith('.'))
     for name in files:
       if not name.startswith('.') and name.lower().endswith(tuple(extensions)):
         relative = os.path.relpath(os.path.join(folder, name), root)
@@ -210,11 +206,7 @@ def _entry(where, row, with_labels, ids):
       path=path,
       label=label,
       num_frames=int(row.get('num_frames') or 0),
-      fps=float(row.get('fps') or 0),
-      height=int(row.get('height') or 0),
-      width=int(row.get('width') or 0),
       split=str(row.get('split') or ''),
-      audio_rate=int(row.get('audio_rate') or 0),
     )
   except (TypeError, ValueError) as error:
     raise ValueError(f'{where}: {error}') from error

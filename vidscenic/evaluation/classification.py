@@ -112,7 +112,10 @@ class TopK(evaluator.Evaluator):
     wanted = {'video', 'label', 'mask', *self.task.batch_spec()}
     for name in ('video', 'label'):
       if name not in batch:
-        raise ValueError(f'TopK needs {name!r}, the data give {sorted(batch)}')
+        raise ValueError(
+          f'{self.name}.kwargs.data: TopK needs {name!r}, the data give '
+          f'{sorted(batch)}'
+        )
     return self.put({k: v for k, v in batch.items() if k in wanted})
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
@@ -121,8 +124,8 @@ class TopK(evaluator.Evaluator):
     num_classes = len(per_class)
     if totals['outside']:
       raise ValueError(
-        f'{int(totals["outside"])} of {int(count)} labels are outside '
-        f'[0, {num_classes}), the classes of the model'
+        f'{self.name}.kwargs.data: {int(totals["outside"])} of {int(count)} '
+        f'labels are outside [0, {num_classes}), the classes of the model'
       )
     figures = {f'top{k}': totals[f'top{k}'] / count for k in self._ks(totals)}
     if self._per_class:
@@ -179,7 +182,8 @@ class TopK(evaluator.Evaluator):
     num_rows, num_views = video.shape[:2]
     if num_views != math.prod(self._views):
       raise ValueError(
-        f'views={self._views} but the data give {num_views} views per example'
+        f'{self.name}.kwargs.views={self._views} but the data give '
+        f'{num_views} views per example'
       )
     size = max(
       n

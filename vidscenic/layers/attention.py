@@ -253,6 +253,7 @@ class MultiHeadAttention(nn.Module):
   query_chunk: int = 0
   masked_rows: str = 'uniform'
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  out_init: nn.initializers.Initializer | None = None  # None: kernel_init
   dtype: Any = jnp.float32  # compute
   param_dtype: Any = jnp.float32
 
@@ -272,16 +273,13 @@ class MultiHeadAttention(nn.Module):
       biased = tuple(self.use_bias)
     if not set(biased) <= set(PROJECTIONS):
       raise ValueError(f'use_bias names {biased}, known are {PROJECTIONS}')
-    shared = dict(
-      kernel_init=self.kernel_init,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
+    shared = dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
     def heads(features, name):
       return nn.DenseGeneral(
         (self.num_heads, features // self.num_heads),
         use_bias=name in biased,
+        kernel_init=self.kernel_init,
         **shared,
       )
 
@@ -293,6 +291,7 @@ class MultiHeadAttention(nn.Module):
         self.out_features or self.qkv_features,
         axis=(-2, -1),
         use_bias=self.out_bias,
+        kernel_init=self.out_init or self.kernel_init,
         **shared,
       )
     if self.qk_norm is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vidscenic.layers import attention, norms, transformer
+from vidscenic.layers import attention, blocks, norms
 
 POOLS = ('mean', 'token')
 
@@ -105,7 +105,7 @@ class AttentionPool(nn.Module):
     )(query, kv, mask=mask)
     if self.residual:
       y = query + y
-    return y + transformer.Mlp(
+    return y + blocks.Mlp(
       self.mlp_features, activation=self.activation, name='mlp', **dtypes
     )(norm('mlp_norm')(y))
 
@@ -197,9 +197,7 @@ class AttentiveReadout(nn.Module):
       y = z
     else:
       y = q.reshape(z.shape) + nn.Dense(self.width, name='out', **dtypes)(z)
-      y += transformer.Mlp(4 * self.width, name='mlp', **dtypes)(
-        norm('mlp_norm')(y)
-      )
+      y += blocks.Mlp(4 * self.width, name='mlp', **dtypes)(norm('mlp_norm')(y))
     out = nn.Dense(self.num_outputs, name='final', **dtypes)(y)
     if queries is None and self.num_queries == 1:
       out = out[..., 0, :]

@@ -1,16 +1,13 @@
-"""Position codes: learned and sin-cos tables, Fourier features, rotary codes.
+"""Position codes: learned and sin-cos tables, rotary codes.
 
 Constant codes are computed by NumPy in double precision while the program is
-traced and enter it as float32 constants. In float32 arithmetic the highest
-frequencies would be noise: MooG's phases reach 1.6e6 rad, where neighbouring
-float32 numbers are 0.125 apart. A channel of a grid's code depends on one axis
-only: the constants are one small table per axis, which the program spreads
-over the grid. Perceiver's code for optical flow, 182528 x 258, would otherwise
-put 188 MB into the program.
+traced and enter it as float32 constants. Where a channel of a grid's code
+depends on one axis only, these are one small table per axis, which the program
+spreads over the grid. Fourier features are in `layers.fourier`.
 
 Grids are (t, h, w) or any other number of axes; tokens are numbered row-major,
 the last axis fastest. Sources: rvm.md 4, mae_family.md 1 and 5.3, layerlock.md
-3.3, moog.md 1.4, perceiver.md 3.
+3.3.
 """
 
 import math
@@ -31,35 +28,24 @@ def grid_indices(grid: Sequence[int]) -> np.ndarray:
   return np.stack(axes, axis=-1).reshape(-1, len(grid))
 
 
-def linear_grid(grid: Sequence[int]) -> np.ndarray:
-  """Coordinates in [-1, 1], both end points included: float64[*grid, axes].
+def join_axes(tables: Sequence[np.ndarray], join=jnp.concatenate):
+  """Code of a grid from one table per axis, each a constant of the program.
 
-  The first and last index of an axis sit at exactly -1 and 1 (moog.md 1.4,
-  perceiver.md 3); an axis of length 1 sits at -1. The order is that of grid.
+  Args:
+    tables: [n, C] for an axis of length n.
+    join: what puts the channels of the axes together, or jnp.stack.
+
+  Returns:
+    float32[*grid, sum of C], with stack [*grid, C, axes].
   """
-  return np.stack(np.meshgrid(*linear_axes(grid), indexing='ij'), axis=-1)
-
-
-def linear_axes(grid: Sequence[int]) -> tuple[np.ndarray, ...]:
-  """Coordinates of `linear_grid` along every axis: float64[n] each."""
-  return tuple(np.linspace(-1, 1, n) for n in grid)
-
-
-def _spread(table, axis, num_axes):
-  """[n, ...] -> [1, .., n, .., 1, ...], n in the place of a grid's axis."""
-  before, after = (1,) * axis, (1,) * (num_axes - axis - 1)
-  return table.reshape(*before, len(table), *after, *table.shape[1:])
-
-
-def _join(tables, join=jnp.concatenate):
-  """Joins the last axes of per-axis tables [n, ...] -> [*grid, ...]."""
   grid = tuple(len(table) for table in tables)
   parts = []
   for axis, table in enumerate(tables):
-    # float32 before it enters the program, and one constant per axis.
-    table = jnp.asarray(table.astype(np.float32))
-    table = _spread(table, axis, len(grid))
-    parts.append(jnp.broadcast_to(table, (*grid, *table.shape[len(grid) :])))
+    ones = [1] * len(grid)
+    ones[axis] = grid[axis]
+    # float32 before it enters the program.
+    table = jnp.asarray(table.astype(np.float32)).reshape(*ones, -1)
+    parts.append(jnp.broadcast_to(table, (*grid, table.shape[-1])))
   return join(parts, axis=-1)
 
 
@@ -135,7 +121,7 @@ def _sincos_axes(grid, widths, width, resized):
     )
   resized = grid if resized is None else resized
   # Along the other axes a channel is constant, which a resize does not change.
-  return _join(
+  return join_axes(
     [
       resize_table(sincos_1d(size, part), (new,))
       for size, part, new in zip(grid, widths, resized, strict=True)
@@ -241,132 +227,6 @@ def _cubic_weights(old, new):
   far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
   weights = np.where(x < 1, near, np.where(x < 2, far, 0))
   return weights / weights.sum(axis=1, keepdims=True)
-
-
-# Fourier features.
-
-
-def fourier_octaves(coordinates, num_bases: int):
-  """Sines and cosines of 2^i * pi * c, i < num_bases (moog.md 1.4).
-
-  Args:
-    coordinates: [..., A]; float64 NumPy for constants, else JAX. For those of
-      a grid see `fourier_octaves_grid`.
-    num_bases: number of octaves.
-
-  Returns:
-    float32[..., 2 * A * num_bases]: all sines, then all cosines, each ordered
-    (octave, axis), axis fastest.
-  """
-  xp, c = _module(coordinates)
-  octaves = 2.0 ** np.arange(num_bases, dtype=c.dtype)
-  turns = (c[..., None, :] * octaves[:, None]).reshape(*c.shape[:-1], -1)
-  # Scaling by powers of two and taking the remainder are exact, so that the
-  # sine sees at most one turn: exact to 1e-7 even in float32.
-  phase = np.pi * (turns - 2 * xp.round(turns / 2))
-  out = xp.concatenate([xp.sin(phase), xp.cos(phase)], axis=-1)
-  return out.astype(np.float32)
-
-
-def fourier_octaves_grid(axes: Sequence[np.ndarray], num_bases: int):
-  """`fourier_octaves` of a grid, from one small constant per axis.
-
-  Args:
-    axes: float64[n] each, the coordinates along every axis (`linear_axes`).
-    num_bases: number of octaves.
-
-  Returns:
-    float32[*grid, 2 * len(axes) * num_bases], equal to fourier_octaves of the
-    mesh of axes.
-  """
-  # [n, 2 * num_bases] each, and the axis is the fastest index.
-  tables = [fourier_octaves(axis[:, None], num_bases) for axis in axes]
-  out = _join(tables, join=jnp.stack)
-  return out.reshape(*out.shape[:-2], -1)
-
-
-def fourier_bands(
-  positions,
-  num_bands: int,
-  max_resolution: Sequence[int],
-  *,
-  concat_positions: bool = True,
-  sine_only: bool = False,
-):
-  """Sines and cosines of pi * p * f, f from 1 to Nyquist (perceiver.md 3).
-
-  Args:
-    positions: [..., A] in [-1, 1]; float64 NumPy for constants or JAX, then
-      with float32's errors: 1e-4 at 224 pixels, 1e-2 at 30720. For those of a
-      grid see `fourier_bands_grid`.
-    num_bands: frequencies per axis, evenly spaced from 1 to resolution / 2.
-    max_resolution: A numbers; 2 / resolution is the distance of two samples.
-    concat_positions: put the positions themselves first.
-    sine_only: leave out the cosines.
-
-  Returns:
-    float32[..., A * (2 * num_bands + 1)] with the defaults: positions, sines,
-    cosines, each ordered (axis, band), band fastest.
-
-  Raises:
-    ValueError: not one resolution per axis.
-  """
-  if len(max_resolution) != positions.shape[-1]:
-    raise ValueError(
-      f'max_resolution={max_resolution} must have {positions.shape[-1]} entries'
-    )
-  xp, p = _module(positions)
-  bands = np.stack([np.linspace(1, r / 2, num_bands) for r in max_resolution])
-  phase = np.pi * (p[..., None] * bands.astype(p.dtype))
-  phase = phase.reshape(*p.shape[:-1], -1)
-  parts = [p] if concat_positions else []
-  parts += [xp.sin(phase)] + ([] if sine_only else [xp.cos(phase)])
-  return xp.concatenate(parts, axis=-1).astype(np.float32)
-
-
-def fourier_bands_grid(
-  axes: Sequence[np.ndarray],
-  num_bands: int,
-  max_resolution: Sequence[int],
-  *,
-  concat_positions: bool = True,
-  sine_only: bool = False,
-):
-  """`fourier_bands` of a grid, from small constants for every axis.
-
-  Args:
-    axes: float64[n] each, the coordinates along every axis (`linear_axes`).
-    num_bands, max_resolution, concat_positions, sine_only: see `fourier_bands`.
-
-  Returns:
-    float32[*grid, channels], equal to fourier_bands of the mesh of axes.
-
-  Raises:
-    ValueError: not one resolution per axis.
-  """
-  if len(max_resolution) != len(axes):
-    raise ValueError(
-      f'max_resolution={max_resolution} must have {len(axes)} entries'
-    )
-  tables = [
-    fourier_bands(axis[:, None], num_bands, (resolution,))
-    for axis, resolution in zip(axes, max_resolution, strict=True)
-  ]
-  # A table has the position, the sines, the cosines of one axis; the code all
-  # positions, all sines, all cosines.
-  parts = [_join([table[:, 1 : 1 + num_bands] for table in tables])]
-  if concat_positions:
-    parts.insert(0, _join([table[:, :1] for table in tables]))
-  if not sine_only:
-    parts.append(_join([table[:, 1 + num_bands :] for table in tables]))
-  return jnp.concatenate(parts, axis=-1)
-
-
-def _module(x):
-  """numpy and float64 for NumPy arrays, else jax.numpy and float32."""
-  if isinstance(x, np.ndarray):
-    return np, x.astype(np.float64)
-  return jnp, x.astype(jnp.float32)
 
 
 # Rotary codes.

@@ -14,7 +14,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from vidscenic.layers import patches, position, transformer
 from vidscenic.ops import masking
