@@ -29,6 +29,10 @@ Without any data, the 12 motions of the synthetic source:
     --config=configs/video_classifier.py:synthetic
 
 One frame does not tell the class: what is above chance was read from motion.
+Reached in 800 steps, five minutes of CPU time: top-1 34 % and top-5 75 % of
+1024 test clips, where always guessing the most frequent classes gets 9 % and
+45 %, chance 8 % and 42 % (32 % and 73 % of the 512 validation clips that the
+run itself reports). Most of that time goes into rendering the clips.
 """
 
 from vidscenic import config as vc
@@ -72,8 +76,8 @@ def get_config(arg=''):
   kwargs.mixing = {'mixup': 0.8, 'cutmix': 1.0}
   kwargs.label_smoothing = 0.1
   kwargs.dtype = 'bfloat16'
-  config.optim.lr = 1e-3 * arg.batch / 256
-  config.optim.layer_decay = 0.75  # for S and B; 0.8 for L
+  config.optim.lr = 5e-4 * arg.batch / 256
+  config.optim.layer_decay = 0.75
   config.ema.decay = 0.999
   config.init_from.rules = ((r'backbone/(.*)', r'encoder/\1'),)
   config.init_from.ignore = (r'^(?!encoder/)',)

@@ -22,6 +22,7 @@ def make_config(**changes):
   config = tiny_config.get_config()
   config.optim.name = 'sgd'
   with config.unlocked():
+    config.evals = {}
     for field, value in changes.items():
       *parents, name = field.split('__')
       node = config
