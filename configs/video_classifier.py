@@ -16,12 +16,13 @@ learn from nothing) with --config.init_from.path=runs/pretrained; the rules
 below take whatever a run keeps under `encoder/`, such as one of
 projects/_template; give `backbone_kwargs` the fields it was pretrained with.
 
-The recipe is VideoMAE's fine-tuning (arXiv 2203.12602): AdamW with layer-wise
-decay, mixup 0.8 or CutMix 1.0 in every batch, label smoothing 0.1, stochastic
-depth 0.1. Unlike there, weights are averaged, and RandAugment and erasing are
-replaced by changes of colour. Reported: top-1 and top-5 of one view of every
-held-out clip during training and of 4 x 3 views at the end, beside those of
-guessing the most frequent class. Nothing was run on real videos so far.
+The recipe is VideoMAE's fine-tuning as released (arXiv 2203.12602): AdamW with
+layer-wise decay 0.75, mixup 0.8 or CutMix 1.0 in every batch, label smoothing
+0.1, stochastic depth 0.1. Unlike there, weights are averaged, gradients clipped
+and RandAugment and erasing replaced by changes of colour. Reported: top-1
+and top-5 of one view of every held-out clip during training and of 4 x 3 views
+at the end, beside those of guessing the most frequent class. Nothing was run on
+real videos so far.
 
 Without any data, the 12 motions of the synthetic source:
 

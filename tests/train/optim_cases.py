@@ -37,8 +37,8 @@ def make_unrolled(seed=0):
   return draw(
     {
       'encoder': {
-        'patch_embed': {'kernel': (2, 4, 4, 3, WIDTH), 'bias': (WIDTH,)},
-        'pos_embed': (1, 5, WIDTH),
+        'embedding': {'kernel': (2, 4, 4, 3, WIDTH), 'bias': (WIDTH,)},
+        'position': (1, 5, WIDTH),
         **{f'block_{i}': block_shapes() for i in range(LAYERS)},
         'final_norm': {'scale': (WIDTH,)},
       },

@@ -82,7 +82,7 @@ def test_stacked_layers_train_like_single_ones(name):
     lr=0.05,
     weight_decay=0.2,
     layer_decay=0.7,
-    layer_stem='_embed',
+    layer_stem=r'(^|/)(embedding|position)',
     nesterov=name == 'muon',
   )
   params = optim_cases.make_unrolled()

@@ -102,7 +102,7 @@ def test_layer_multipliers_by_hand(layout):
   optimizer = optim_cases.make_tx(
     layout(),
     layer_decay=0.5,
-    layer_stem=r'(patch|pos)_embed',
+    layer_stem=r'(^|/)(embedding|position)',
     lr_mult=((r'up/', 10.0), (r'mlp/', 100.0)),
   )
   factor = {row.path: row.lr_multiplier for row in optimizer.table}
@@ -113,8 +113,8 @@ def test_layer_multipliers_by_hand(layout):
       factor[f'encoder/block_{i}/{name}'] for i in range(optim_cases.LAYERS)
     )
   # Layers 0 (stem), 1, 2 (blocks) and 3 (the rest): 0.5 ** (3 - layer).
-  assert factor['encoder/patch_embed/kernel'] == 1 / 8
-  assert factor['encoder/pos_embed'] == 1 / 8
+  assert factor['encoder/embedding/kernel'] == 1 / 8
+  assert factor['encoder/position'] == 1 / 8
   assert layers('norm/scale') == (1 / 4, 1 / 2)
   assert layers('mlp/up/kernel') == (10 / 4, 10 / 2)
   assert layers('mlp/down/kernel') == (100 / 4, 100 / 2)
@@ -150,8 +150,8 @@ def test_table_and_decay_mask():
   )
   rows = {row.path: row for row in table}
   assert list(rows) == list(paths.named_leaves(params))
-  assert rows['encoder/pos_embed'] == (
-    ('encoder/pos_embed', (1, 5, optim_cases.WIDTH), 1.0, False, False, 'adam')
+  assert rows['encoder/position'] == (
+    ('encoder/position', (1, 5, optim_cases.WIDTH), 1.0, False, False, 'adam')
   )
   assert rows['encoder/final_norm/scale'].decay
   assert rows['encoder/block_1/mlp/up/kernel'].decay
