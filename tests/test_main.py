@@ -135,7 +135,8 @@ def test_finished_run_is_evaluated_alone(tmp_path):
   file = tmp_path / 'config.py'
   file.write_text(WITH_EVALUATOR)
   workdir = tmp_path / 'run'
-  arguments = (f'--config={file}', f'--workdir={workdir}')
+  relative = os.path.relpath(workdir, processes.ROOT)  # as one types it
+  arguments = (f'--config={file}', f'--workdir={relative}')
   _, err = run(*arguments, '--mode=evaluate', code=1)
   assert f'{workdir}/config.json is missing: want the workdir of a run' in err
   _, err = run(*arguments)

@@ -347,3 +347,19 @@ def test_damaged_source_is_named(tmp_path, damage):
     folder.rename(tmp_path / 'elsewhere')
   with pytest.raises(OSError, match='checkpoints/3 is unreadable'):
     checkpoints.load_run(str(tmp_path), WHOLE)
+
+
+@pytest.mark.parametrize(
+  ('path', 'want'),
+  [
+    ('runs/a', '{here}/runs/a'),
+    ('~/runs', '{home}/runs'),
+    ('/data/../runs', '/runs'),
+    ('gs://bucket/run', 'gs://bucket/run'),
+  ],
+)
+def test_paths_of_runs_are_made_absolute(path, want, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', '/home/someone')
+  want = want.format(here=tmp_path, home='/home/someone')
+  assert str(checkpoints.full_path(path)) == want

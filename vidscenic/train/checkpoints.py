@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging as std_logging
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,17 @@ FOLDER = 'checkpoints'
 BROKEN = 'checkpoints_unreadable'
 
 
+def full_path(path: epath.PathLike) -> epath.Path:
+  """An absolute path, which is what Orbax writes to, or an address as it is.
+
+  Shells leave the ~ of --workdir=~/run alone: it becomes the home folder.
+  """
+  text = os.fspath(path)
+  if '://' in text:
+    return epath.Path(text)
+  return epath.Path(os.path.abspath(os.path.expanduser(text)))
+
+
 class Checkpoints:
   """The checkpoints in a workdir."""
 
@@ -43,7 +55,7 @@ class Checkpoints:
     read_only: bool = False,
   ):
     """Opens the folder; see `config.checkpoint` for the arguments."""
-    self._workdir = epath.Path(workdir)
+    self._workdir = full_path(workdir)
     self._best_metric = best_metric
     keep = [policies.LatestN(keep_last)]
     if keep_best:
@@ -279,7 +291,7 @@ def load_run(
       source leaf that is neither used nor ignored, or an average that the run
       does not have.
   """
-  folder = epath.Path(path) / FOLDER
+  folder = full_path(path) / FOLDER
   if not folder.exists():
     raise FileNotFoundError(
       f"init_from.path={path!r} has no {FOLDER!r} folder: want a run's workdir"

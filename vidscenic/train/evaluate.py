@@ -46,7 +46,7 @@ def evaluate(
     raise ValueError('config.evals is empty: nothing to evaluate')
   if follow and step is not None:
     raise ValueError('--follow goes on with new checkpoints: leave out --step')
-  path = workdir_lib.expand(workdir)
+  path = checkpoints_lib.full_path(workdir)
   trained = workdir_lib.load_config(path)
   changes = vc.difference(trained['task'], vc.plain(config.task))
   if changes:

@@ -34,7 +34,7 @@ def prepare(
     OSError: the folder cannot be written.
     ValueError: a restart with another model, data, seed or batch size.
   """
-  path = expand(workdir)
+  path = checkpoints.full_path(workdir)
   resolved = json.loads(json.dumps(vc.plain(config), default=str))
   stored = path / 'config.json'
   old = json.loads(stored.read_text()) if stored.exists() else None
@@ -60,12 +60,6 @@ def _has_checkpoint(path):
   return folder.exists() and any(p.name.isdigit() for p in folder.iterdir())
 
 
-def expand(workdir: epath.PathLike) -> epath.Path:
-  """A path whose ~ is the home folder: shells leave --workdir=~/run alone."""
-  path = epath.Path(workdir)
-  return path.expanduser() if str(path).startswith('~') else path
-
-
 def _compare(old, new, path, allowed):
   changes = vc.difference(old, new)
   if not changes:
@@ -88,7 +82,7 @@ def load_config(workdir: epath.PathLike) -> dict:
   Raises:
     FileNotFoundError: not the workdir of a run.
   """
-  path = epath.Path(workdir) / 'config.json'
+  path = checkpoints.full_path(workdir) / 'config.json'
   if not path.exists():
     raise FileNotFoundError(f'{path} is missing: want the workdir of a run')
   return json.loads(path.read_text())
@@ -96,7 +90,7 @@ def load_config(workdir: epath.PathLike) -> dict:
 
 def finished_steps(workdir: epath.PathLike) -> int | None:
   """Updates of a finished run, None while it is not finished."""
-  path = epath.Path(workdir) / 'DONE'
+  path = checkpoints.full_path(workdir) / 'DONE'
   steps = int(path.read_text()) if path.exists() else None
   distributed.barrier('done_read')  # before process 0 may remove it
   return steps
@@ -106,7 +100,7 @@ def mark_finished(workdir: epath.PathLike, steps: int) -> None:
   """Writes DONE, once the last checkpoint is complete on every process."""
   distributed.barrier('finished')
   if jax.process_index() == 0:
-    path = epath.Path(workdir) / 'DONE'
+    path = checkpoints.full_path(workdir) / 'DONE'
     with writers.explained(path):
       part = path.with_name('DONE.part')
       part.write_text(f'{steps}\n')
@@ -116,7 +110,7 @@ def mark_finished(workdir: epath.PathLike, steps: int) -> None:
 def mark_unfinished(workdir: epath.PathLike) -> None:
   """Removes DONE: the run was extended."""
   if jax.process_index() == 0:
-    (epath.Path(workdir) / 'DONE').unlink(missing_ok=True)
+    (checkpoints.full_path(workdir) / 'DONE').unlink(missing_ok=True)
   distributed.barrier('unfinished')
 
 
