@@ -7,8 +7,8 @@ Own videos, one folder per class:
     --config.data.train.source_kwargs.path=/videos/train
 
 A path may also be a list with lines `path label`, or a manifest written by
-tools/prepare_videos. `classes` is the number of classes: a label outside makes
-the loss NaN, and the run stops. The held-out folder needs the same class
+tools/prepare_videos. `classes` is the number of classes: a label outside
+stops the run. The held-out folder needs the same class
 folders, empty ones if need be, because ids are places in the sorted names.
 
 Start from an encoder that was pretrained here (a ViT needs some 10^5 clips to

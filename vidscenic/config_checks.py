@@ -47,7 +47,7 @@ def get_field(config: mlc.ConfigDict, field: str) -> Any:
 def check_values(config: mlc.ConfigDict) -> None:
   """Checks everything but data specs."""
   _check_numbers(config)
-  _choice(config, 'optim.name', OPTIMIZERS)
+  check_optimizer(config.optim)
   _choice(config, 'checkpoint.best_mode', ('max', 'min'))
   _choice(config, 'init_from.params', ('params', 'ema'))
   _check_sizes(config)
@@ -83,9 +83,6 @@ def _check_numbers(config):
     _want(config, field, lambda v: v >= 1, '1 or more')
   for field in (
     'seed',
-    'optim.lr',
-    'optim.weight_decay',
-    'optim.clip_norm',
     'checkpoint.keep_best',
     'guard.max_bad_steps',
     'guard.max_rollbacks',
@@ -95,11 +92,39 @@ def _check_numbers(config):
     'preempted_exit_code',
   ):
     _want(config, field, lambda v: v >= 0, '0 or more')
-  for field in ('optim.b1', 'optim.b2', 'optim.momentum'):
-    _want(config, field, lambda v: 0 <= v < 1, 'a number in [0, 1)')
   for field in ('ema.decay', 'guard.max_replaced'):
     _want(config, field, lambda v: 0 <= v <= 1, 'a number in [0, 1]')
-  _want(config, 'optim.layer_decay', lambda v: 0 < v <= 1, 'a number in (0, 1]')
+
+
+def check_optimizer(optim: Mapping[str, Any]) -> None:
+  """Checks the fields of `config.optim` that are no expressions on paths."""
+
+  def want(field, ok, wanted):
+    if not ok(optim[field]):
+      raise ValueError(f'optim.{field}={optim[field]!r}: want {wanted}')
+
+  name = optim['name']
+  if name not in OPTIMIZERS:
+    raise ValueError(unknown(f'optim.name={name!r}', name, OPTIMIZERS))
+  for field in ('lr', 'weight_decay', 'clip_norm'):
+    want(field, lambda v: 0 <= v < math.inf, '0 or more')
+  for field in ('b1', 'b2', 'momentum'):
+    want(field, lambda v: 0 <= v < 1, 'a number in [0, 1)')
+  want('eps', lambda v: 0 < v < math.inf, 'more than 0')
+  want('layer_decay', lambda v: 0 < v <= 1, 'a number in (0, 1]')
+  heavy = name in ('sgd', 'muon') and (name == 'muon' or optim['momentum'] > 0)
+  want('nesterov', lambda v: heavy or not v, 'muon, or sgd with momentum')
+  want('lr_mult', _are_factors, '((regex, factor of 0 or more), ...)')
+
+
+def _are_factors(pairs):
+  return all(
+    isinstance(pair, tuple | list)
+    and len(pair) == 2
+    and isinstance(pair[0], str)
+    and 0 <= pair[1] < math.inf
+    for pair in pairs
+  )
 
 
 def _check_sizes(config):
@@ -253,7 +278,11 @@ def _check_lengths(spec, total_steps, refuse):
   if name == 'wsd' and not spec['decay_steps']:
     refuse('decay_steps', "'wsd' needs the length of its final decay")
   if spec['warmup_steps'] > total_steps:
-    refuse('warmup_steps', f'longer than the run of {total_steps} steps')
+    refuse(
+      'warmup_steps',
+      f'longer than the run of {total_steps} steps; set it too, or give the '
+      'length to the config file (--config=FILE.py:steps=...) if it takes one',
+    )
   plateau = spec['warmup_steps'] + spec['hold_steps']
   if name in ('cosine', 'linear'):
     last = spec['decay_steps'] or total_steps

@@ -83,6 +83,16 @@ class Task(abc.ABC):
   ) -> LossOut:
     """Returns loss terms, metrics and the new model state."""
 
+  def check_batch(self, batch: PyTree) -> None:  # noqa: B027, optional
+    """Checks values on the host, where a wrong one can still be named.
+
+    Args:
+      batch: numpy rows of this process; shapes and types fit `batch_spec`.
+
+    Raises:
+      ValueError: names the field, the value and the remedy.
+    """
+
   def predict(
     self,
     params: Params,

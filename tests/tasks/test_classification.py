@@ -311,6 +311,15 @@ def test_a_label_outside_the_classes_is_no_silent_error(label, mixing):
   assert np.isnan(mean_loss(out))
 
 
+@pytest.mark.parametrize('label', [-1, CLASSES])
+def test_a_label_outside_the_classes_is_refused_before_training(label):
+  task = make_task()
+  task.check_batch({'label': np.array([0, CLASSES - 1], np.int32)})
+  message = rf'label {label} .*\[0, {CLASSES}\).*task\.kwargs\.num_classes'
+  with pytest.raises(ValueError, match=message):
+    task.check_batch({'label': np.array([0, label], np.int32)})
+
+
 def test_dropout_differs_between_microbatches_and_steps():
   task = make_task(backbone_kwargs={**VIT, 'depth': 2, 'drop_path': 0.5})
   batch = make_batch(1)

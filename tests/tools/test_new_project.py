@@ -128,9 +128,9 @@ def test_fork_of_the_template_does_not_name_it(projects):
     (['--name='], '--name=: want a Python name'),
     (['--name=class'], '--name=class: want a Python name'),
     (['--name=rvm'], '/rvm exists already'),
-    (['--name=a', '--from=rmv'], "no such project; did you mean 'rvm'?"),
-    (['--name=a', '--from=zzz'], 'there are _template, rvm'),
-    (['--name=a', '--from=../x'], 'no such project'),
+    (['--name=a', '--from=rmv'], "did you mean 'rvm'?"),
+    (['--name=a', '--from=zzz'], 'valid: _template, rvm'),
+    (['--name=a', '--from=../x'], 'from=../x is unknown'),
   ],
 )
 def test_wrong_names_are_refused(projects, capsys, arguments, message):

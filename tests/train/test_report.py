@@ -20,8 +20,8 @@ def test_report_writes_everything_once(tmp_path):
   with report.Report(tmp_path, start_step=0, is_writer=True) as r:
     r.scalars(2, 'train', {'loss': 0.25})
     r.scalars(2, 'davis', {'jaccard': 0.5})
-    r.images(2, 'davis', {'first/frame': video[0]})
-    r.videos(2, 'davis', {'clip': video}, fps=8)
+    r.media(2, 'davis', {'first/frame': video[0]})
+    r.media(2, 'davis', {'clip': video}, fps=8)
     r.media(3, '', {'one': video[0], 'all': video})
     r.text(2, 'run', {'config': 'x'})
     r.mirror()  # nothing to do for a local folder
@@ -64,7 +64,7 @@ def test_report_without_tensorboard_has_no_event_files(tmp_path):
   ) as r:
     r.scalars(1, 'train', {'loss': 1.0})
     r.text(1, 'run', {'config': 'x'})
-    r.images(1, 'eval', {'frame': written.video()[0]})
+    r.media(1, 'eval', {'frame': written.video()[0]})
   assert not written.events(tmp_path)
   assert len(written.rows(tmp_path / 'metrics.jsonl')) == 1
 
@@ -118,11 +118,11 @@ def test_evaluating_a_checkpoint_drops_nothing(tmp_path):
 def test_wrong_pictures_and_closed_reports_are_named(tmp_path):
   r = report.Report(tmp_path, start_step=0, is_writer=True)
   with pytest.raises(ValueError, match="'eval/x': expected uint8.*float32"):
-    r.images(1, 'eval', {'x': np.zeros((4, 4, 3), np.float32)})
-  with pytest.raises(ValueError, match="'eval/x': expected 3 axes"):
-    r.images(1, 'eval', {'x': written.video()})
+    r.media(1, 'eval', {'x': np.zeros((4, 4, 3), np.float32)})
+  with pytest.raises(ValueError, match="'eval/x': expected 3 or 4 axes"):
+    r.media(1, 'eval', {'x': written.video()[0, 0]})
   with pytest.raises(ValueError, match="'eval/x': fps must be positive"):
-    r.videos(1, 'eval', {'x': written.video()}, fps=0)
+    r.media(1, 'eval', {'x': written.video()}, fps=0)
   r.close()
   r.close()
   with pytest.raises(ValueError, match='closed'):
@@ -179,7 +179,7 @@ def test_bucket_gets_everything_at_mirror_and_close(tmp_path, monkeypatch):
   monkeypatch.setattr(report.tempfile, 'tempdir', str(local))
   r = report.Report(str(bucket), start_step=0, is_writer=True)
   r.scalars(1, 'train', {'loss': 1.0})
-  r.images(1, 'eval', {'frame': written.video()[0]})
+  r.media(1, 'eval', {'frame': written.video()[0]})
   assert not list(bucket.rglob('*'))
   r.mirror()
   assert written.rows(bucket / 'metrics.jsonl') == [

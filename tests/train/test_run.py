@@ -12,18 +12,6 @@ from vidscenic import task as task_lib
 from vidscenic.train import run as run_lib
 
 
-def make_config(**changes):
-  config = tiny_config.get_config()
-  with config.unlocked():
-    for field, value in changes.items():
-      *parents, name = field.split('__')
-      node = config
-      for parent in parents:
-        node = node[parent]
-      node[name] = value
-  return vc.finalize(config)
-
-
 class TwoStreams(task_lib.Task):
   """The slope of y over x from one stream, a penalty from the other."""
 
@@ -102,7 +90,7 @@ def assert_as_described(state, shapes):
   ],
 )
 def test_fresh_state_is_as_described(changes):
-  run = run_lib.Run(make_config(**changes))
+  run = run_lib.Run(tiny_config.changed(**changes))
   state = run.fresh_state()
   assert_as_described(state, run.state_shapes)
   assert int(state.step) == int(state.skipped) == int(state.bad_steps) == 0
@@ -117,7 +105,9 @@ def test_fresh_state_is_as_described(changes):
 
 def test_initial_weights_depend_on_the_seed_alone():
   def first(**changes):
-    return jax.device_get(run_lib.Run(make_config(**changes)).fresh_state())
+    return jax.device_get(
+      run_lib.Run(tiny_config.changed(**changes)).fresh_state()
+    )
 
   one = first().params
   cut = first(mesh__fsdp=8, sharding=(('.*', 'fsdp'),), batch_size=64).params
@@ -154,12 +144,12 @@ def test_initial_weights_depend_on_the_seed_alone():
 )
 def test_config_that_cannot_run_is_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    run_lib.Run(make_config(**changes))
+    run_lib.Run(tiny_config.changed(**changes))
 
 
 @pytest.mark.parametrize('accum', [1, 2])
 def test_streams_have_their_own_rows_and_sizes(accum):
-  config = make_config(
+  config = tiny_config.changed(
     task__factory=f'{__name__}:TwoStreams',
     task__kwargs=mlc.ConfigDict(),
     data__train=streams(16, 32),
@@ -200,7 +190,7 @@ def test_streams_have_their_own_rows_and_sizes(accum):
 
 
 def test_imported_weights_replace_fresh_ones_and_reach_the_average():
-  config = make_config(
+  config = tiny_config.changed(
     init_from__factory=f'{__name__}:make_weights',
     init_from__path='weights',
     mesh__fsdp=8,
@@ -212,14 +202,16 @@ def test_imported_weights_replace_fresh_ones_and_reach_the_average():
   assert_as_described(state, run.state_shapes)
   for params in (state.params, state.ema_params):
     np.testing.assert_array_equal(params['layer1']['kernel'], 2.0)
-  fresh = run_lib.Run(make_config()).fresh_state().params
+  fresh = run_lib.Run(tiny_config.changed()).fresh_state().params
   for layer, name in (('layer0', 'kernel'), ('layer1', 'bias')):
     np.testing.assert_array_equal(state.params[layer][name], fresh[layer][name])
 
 
 def test_average_for_evaluation_has_the_untrained_parameters_too():
   run = run_lib.Run(
-    make_config(task__factory=f'{__name__}:WithBackbone', ema__decay=0.9)
+    tiny_config.changed(
+      task__factory=f'{__name__}:WithBackbone', ema__decay=0.9
+    )
   )
   state = run.fresh_state()
   state = state._replace(
@@ -236,14 +228,14 @@ def test_average_for_evaluation_has_the_untrained_parameters_too():
   np.testing.assert_array_equal(
     averaged.params['head']['kernel'], state.params['head']['kernel'] + 1
   )
-  plain = run_lib.Run(make_config())
+  plain = run_lib.Run(tiny_config.changed())
   state = plain.fresh_state()
   assert plain.state_to_evaluate(state, 'params') is state
 
 
 def test_evaluators_get_task_mesh_and_their_arguments():
   data = vc.data_spec(source='tests.train.tiny:Numbers')
-  config = make_config(
+  config = tiny_config.changed(
     evals={
       'heldout': {
         'factory': 'vidscenic.evaluation.evaluator:MeanLoss',
@@ -263,6 +255,6 @@ def test_evaluators_get_task_mesh_and_their_arguments():
 
 
 def test_phase_changes_only_through_the_task():
-  run = run_lib.Run(make_config())
+  run = run_lib.Run(tiny_config.changed())
   state = run.fresh_state()
   assert run.change_phase(state, 0, 1) is state

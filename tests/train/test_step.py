@@ -12,17 +12,7 @@ from vidscenic.train import run as run_lib
 
 
 def make_config(**changes):
-  """Config of the tiny task with SGD, which amplifies no float noise."""
-  config = tiny_config.get_config()
-  config.optim.name = 'sgd'
-  config.optim.momentum = 0.9
-  for field, value in changes.items():
-    *parents, name = field.split('__')
-    node = config
-    for parent in parents:
-      node = node[parent]
-    node[name] = value
-  return config
+  return tiny_config.changed(**{'optim__momentum': 0.9, **changes})
 
 
 def train(config, num_steps=5, devices=8):

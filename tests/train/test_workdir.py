@@ -20,28 +20,16 @@ def cache(monkeypatch):
   return found
 
 
-def make_config(**changes):
-  config = tiny_config.get_config()
-  with config.unlocked():
-    for field, value in changes.items():
-      *parents, name = field.split('__')
-      node = config
-      for parent in parents:
-        node = node[parent]
-      node[name] = value
-  return vc.finalize(config)
-
-
 @pytest.fixture
 def started(tmp_path):
   """The folder of a run that has saved once."""
-  workdir.prepare(tmp_path, make_config())
+  workdir.prepare(tmp_path, tiny_config.changed())
   (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
   return tmp_path
 
 
 def test_config_is_stored_resolved(tmp_path, cache):
-  config = make_config(optim__lr=0.25)
+  config = tiny_config.changed(optim__lr=0.25)
   path = workdir.prepare(tmp_path / 'a' / 'b', config)
   assert path == tmp_path / 'a' / 'b'
   stored = workdir.load_config(path)
@@ -52,7 +40,7 @@ def test_config_is_stored_resolved(tmp_path, cache):
 
 
 def test_same_config_continues(started, caplog):
-  workdir.prepare(started, make_config())
+  workdir.prepare(started, tiny_config.changed())
   assert 'differs' not in caplog.text
 
 
@@ -69,7 +57,7 @@ def test_same_config_continues(started, caplog):
   ],
 )
 def test_other_model_data_or_seed_need_permission(started, changes, named):
-  config = make_config(**changes)
+  config = tiny_config.changed(**changes)
   before = workdir.load_config(started)
   message = f'(?s){named}: .* -> .*allow_config_change'
   with pytest.raises(ValueError, match=message):
@@ -92,7 +80,7 @@ def test_other_model_data_or_seed_need_permission(started, changes, named):
   ],
 )
 def test_other_changes_are_shown_and_go_on(started, caplog, changes):
-  workdir.prepare(started, make_config(**changes))
+  workdir.prepare(started, tiny_config.changed(**changes))
   (field, value) = next(iter(changes.items()))
   assert f'{field.replace("__", ".")}: ' in caplog.text
   assert f'-> {value!r}' in caplog.text
@@ -100,10 +88,10 @@ def test_other_changes_are_shown_and_go_on(started, caplog, changes):
 
 def test_run_that_never_saved_may_be_corrected(tmp_path, caplog):
   """A mistyped path in the first command must not cost the workdir."""
-  workdir.prepare(tmp_path, make_config(seed=1))
+  workdir.prepare(tmp_path, tiny_config.changed(seed=1))
   # What a save that was cut off leaves behind is no checkpoint.
   (tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp').mkdir(parents=True)
-  workdir.prepare(tmp_path, make_config(seed=2))
+  workdir.prepare(tmp_path, tiny_config.changed(seed=2))
   assert workdir.load_config(tmp_path)['seed'] == 2
   assert 'seed: 1 -> 2' in caplog.text
 
@@ -129,10 +117,10 @@ def test_compilations_are_cached_in_the_workdir_unless_set(
   before = jax.config.jax_compilation_cache_dir
   try:
     jax.config.update('jax_compilation_cache_dir', None)
-    workdir.prepare(tmp_path, make_config())
+    workdir.prepare(tmp_path, tiny_config.changed())
     found = str(tmp_path / 'compiled')
     assert jax.config.jax_compilation_cache_dir == found
-    workdir.prepare(tmp_path / 'other', make_config())
+    workdir.prepare(tmp_path / 'other', tiny_config.changed())
     assert jax.config.jax_compilation_cache_dir == found
   finally:
     jax.config.update('jax_compilation_cache_dir', before)

@@ -36,3 +36,19 @@ def get_config(arg=''):
   config.log.every_steps = 4
   config.checkpoint.every_steps = 4
   return vc.finalize(config)
+
+
+def changed(**changes):
+  """The config above with fields replaced: log__every_steps=2 and the like.
+
+  SGD unless `optim__name` says otherwise: it amplifies no float noise.
+  """
+  config = get_config()
+  with config.unlocked():
+    for field, value in {'optim__name': 'sgd', **changes}.items():
+      *parents, name = field.split('__')
+      node = config
+      for parent in parents:
+        node = node[parent]
+      node[name] = value
+  return vc.finalize(config)

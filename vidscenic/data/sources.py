@@ -158,9 +158,9 @@ class VideoFolder:
     self._entries = sorted(entries, key=lambda entry: entry.path)
     self.class_names = names
     logging.info(
-      '%d videos, %s classes from %s',
+      '%d videos%s from %s',
       len(entries),
-      len(names) or 'unnamed or no',
+      f' of {len(names)} classes' if names else '',
       list_file or root,
     )
 

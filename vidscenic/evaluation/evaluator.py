@@ -110,7 +110,8 @@ class Evaluator:
     """Puts the rows of this process on its devices.
 
     Raises:
-      ValueError: a field that the task needs is missing or has another shape.
+      ValueError: a field that the task needs is missing or has another shape
+        or values.
     """
     where = f'{self.name}.kwargs.data'
     spec = self.task.batch_spec()
@@ -119,7 +120,9 @@ class Evaluator:
         f'{where}: the task trains on several streams, which '
         f'{type(self).__name__} cannot give it'
       )
-    return self.put(device.check(batch, spec, where=where))
+    batch = device.check(batch, spec, where=where)
+    self.task.check_batch(batch)
+    return self.put(batch)
 
   def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """`place` without the check, for fields that training does not have."""

@@ -194,7 +194,7 @@ class Classification(task.Task):
   """One label per clip.
 
   Batches: video uint8[B, T, H, W, 3], label int32[B] in [0, num_classes). A
-  label outside gives a loss of NaN, which the training loop reports.
+  label outside is refused on the host, and would give a loss of NaN.
 
   Metrics besides the loss: top1, and top5 with more than five classes; under
   mixing, of the class with the larger part. Augmentation, mixing, smoothing and
@@ -273,6 +273,16 @@ class Classification(task.Task):
       'video': jax.ShapeDtypeStruct((*self.clip, 3), jnp.uint8),
       'label': jax.ShapeDtypeStruct((), jnp.int32),
     }
+
+  def check_batch(self, batch):
+    labels = batch['label']
+    wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+    if wrong.size:
+      raise ValueError(
+        f'label {wrong[0]} of the data is outside [0, {self.num_classes}): '
+        'set task.kwargs.num_classes to the number of classes, or mend the '
+        'labels'
+      )
 
   def init(self, rng, batch):
     video = video_ops.normalize(batch['video'][:1], self._normalize)

@@ -9,12 +9,13 @@ references to the source's tests still are the source's.
 """
 
 import argparse
-import difflib
 import keyword
 import pathlib
 import re
 import shutil
 from collections.abc import Sequence
+
+from vidscenic import config_checks
 
 _PROJECTS = pathlib.Path(__file__).parents[2] / 'projects'
 _IGNORED = shutil.ignore_patterns('__pycache__', '.*')
@@ -42,11 +43,7 @@ def copy_project(
     )
   known = sorted(p.parent.name for p in projects_dir.glob('*/task.py'))
   if source not in known:
-    near = difflib.get_close_matches(source, known, n=1)
-    hint = f'did you mean {near[0]!r}? ' if near else ''
-    raise ValueError(
-      f'--from={source}: no such project; {hint}there are {", ".join(known)}'
-    )
+    raise ValueError(config_checks.unknown(f'--from={source}', source, known))
   if not name.isidentifier() or keyword.iskeyword(name):
     raise ValueError(
       f'--name={name}: want a Python name: letters, digits and underscores, '

@@ -12,6 +12,12 @@ import numpy as np
 from clu import parameter_overview
 from jax.interpreters import partial_eval
 
+# Products of the fused attention kernel: scores and mixing; in the backward
+# pass the scores again and the gradients of values, weights, queries and keys.
+_FUSED_ATTENTION = {
+  'dot_product_attention_fwd_wrapper': 2,
+  'dot_product_attention_bwd_wrapper': 5,
+}
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
 
 
@@ -125,14 +131,12 @@ class CompileCounter:
 
   def __init__(self):
     self.count = 0
-    self.seconds = 0.0
     jax.monitoring.register_event_duration_secs_listener(self._listen)
 
   def _listen(self, event, duration, **kwargs):
-    del kwargs
+    del duration, kwargs
     if event == _COMPILE_EVENT:
       self.count += 1
-      self.seconds += duration
 
   def close(self):
     """Stops counting."""
@@ -165,6 +169,12 @@ def _count_equation(eqn) -> dict[str, float]:
         eqn.params['lhs_dilation']
       )
     return {str(lhs.dtype): 2.0 * out * depth}
+  if name in _FUSED_ATTENTION:
+    query, key = (v.aval for v in eqn.invars[:2])
+    # [B, T, N, H], or [B, N, T, H] if the layout is 1.
+    length = key.shape[1 + eqn.params['layout']]
+    one = 2.0 * math.prod(query.shape) * length
+    return {str(query.dtype): _FUSED_ATTENTION[name] * one}
   inner = []
   for value in eqn.params.values():
     for item in value if isinstance(value, (tuple, list)) else (value,):

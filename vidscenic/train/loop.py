@@ -192,6 +192,7 @@ class _Loop:
   def place(self, batch):
     spec = self.run.task.batch_spec()
     batch = device.check(batch, spec, where='data.train')
+    self.run.task.check_batch(batch)
     return device.to_global(batch, self.run.batch_sharding)
 
   def roll_back(self):
@@ -393,6 +394,8 @@ def run_evaluator(name, evaluator, state, step, *, first):
   with jax.set_mesh(evaluator.mesh):
     scalars, media = evaluator.run(state, step)
   figures = '  '.join(f'{k} {v:.5g}' for k, v in scalars.items())
+  if media:
+    figures = f'{figures}  wrote {", ".join(media)}'.strip()
   logging.info(
     'step %d  %s: %s  (%.1f s)',
     step,

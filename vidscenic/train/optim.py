@@ -17,8 +17,6 @@ both layouts train alike. Gradient clipping is part of the training step: its
 norm depends on what the phase trains.
 """
 
-import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,8 +29,6 @@ from absl import logging
 from vidscenic import config as config_lib
 from vidscenic import config_checks
 from vidscenic.train import gradient_transforms, paths, schedules
-
-NAMES = config_checks.OPTIMIZERS
 
 
 class ParamRow(NamedTuple):
@@ -62,14 +58,12 @@ class Optimizer(NamedTuple):
   Attributes:
     tx: acts on `split_params(params, never_trained)[0]`; its state is float32.
     lr: fn(count) -> float32[], the learning rate before multipliers.
-    weight_decay: fn(count) -> float32[].
     never_trained: regexes of the parameters that `tx` must not see.
     table: one row per parameter, frozen ones included.
   """
 
   tx: optax.GradientTransformation
   lr: schedules.Schedule
-  weight_decay: schedules.Schedule
   never_trained: tuple[str, ...]
   table: tuple[ParamRow, ...]
 
@@ -124,7 +118,7 @@ def make_optimizer(
     steps.append(gradient_transforms.scale_leaves(factors))
   steps.append(optax.scale_by_learning_rate(lr))
   tx = gradient_transforms.in_float32(optax.chain(*steps))
-  return Optimizer(tx, lr, weight_decay, fixed, tuple(table))
+  return Optimizer(tx, lr, fixed, tuple(table))
 
 
 def optimizer_count(opt_state) -> jax.Array:
@@ -347,52 +341,22 @@ def _complete(config_optim) -> dict[str, Any]:
   given = dict(config_optim.items())
   for field in given:
     if field not in defaults:
-      near = difflib.get_close_matches(field, defaults, n=1)
-      hint = f'did you mean {near[0]!r}? ' if near else ''
-      raise ValueError(
-        f'optim.{field} is unknown; {hint}known are {", ".join(defaults)}'
-      )
+      raise ValueError(config_checks.unknown(f'optim.{field}', field, defaults))
   return {**defaults, **given}
 
 
 def _validate(config) -> None:
-  def check(field, ok, allowed):
-    if not ok(config[field]):
-      raise ValueError(f'optim.{field}={config[field]!r}: {allowed}')
-
-  near = difflib.get_close_matches(str(config['name']), NAMES, n=1)
-  hint = f'did you mean {near[0]!r}? ' if near else ''
-  check('name', lambda v: v in NAMES, f'{hint}known are {", ".join(NAMES)}')
-  for field in ('lr', 'weight_decay', 'clip_norm'):
-    check(field, lambda v: 0 <= v < math.inf, 'must be finite, at least 0')
-  for field in ('b1', 'b2', 'momentum'):
-    check(field, lambda v: 0 <= v < 1, 'must be in [0, 1)')
-  check('eps', lambda v: 0 < v < math.inf, 'must be finite, more than 0')
-  check('layer_decay', lambda v: 0 < v <= 1, 'must be in (0, 1]')
-  uses = config['name'] in ('sgd', 'muon')
-  check('nesterov', lambda v: uses or not v, 'only sgd and muon have it')
-  sgd_at_rest = config['name'] == 'sgd' and not config['momentum']
-  check('nesterov', lambda v: not (v and sgd_at_rest), 'needs momentum')
-  check('lr_mult', _are_factors, 'must be ((regex, factor >= 0), ...)')
+  config_checks.check_optimizer(config)
   for field in ('decay_exclude', 'muon_exclude'):
     paths.compile_rules(config[field], f'optim.{field}')
   if config['layer_decay'] == 1.0:
     return
   for field in ('layer_stem', 'layer_block'):
-    check(field, bool, 'layer_decay needs it')
+    if not config[field]:
+      raise ValueError(f"optim.{field}='': layer_decay needs it")
   groups = paths.compile_rule(config['layer_block'], 'optim.layer_block').groups
-  check(
-    'layer_block',
-    lambda _: groups == 1,
-    f'must have one group, the index of the block; it has {groups}',
-  )
-
-
-def _are_factors(pairs) -> bool:
-  return all(
-    isinstance(pair, tuple | list)
-    and len(pair) == 2
-    and isinstance(pair[0], str)
-    and 0 <= pair[1] < math.inf
-    for pair in pairs
-  )
+  if groups != 1:
+    raise ValueError(
+      f'optim.layer_block={config["layer_block"]!r} must have one group, the '
+      f'index of the block; it has {groups}'
+    )

@@ -3,13 +3,10 @@
 import logging as std_logging
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import tqdm
 from absl import logging
-
-from vidscenic.train import writers
 
 
 class Progress:
@@ -73,7 +70,6 @@ class Progress:
     loss: float | None = None,
     clips_per_second: float | None = None,
     data_wait: float | None = None,
-    extra: Mapping[str, Any] | None = None,
   ) -> None:
     """Shows the numbers of a log interval.
 
@@ -82,14 +78,11 @@ class Progress:
       loss: its mean over the interval.
       clips_per_second: of all devices together.
       data_wait: part of the time spent waiting for data, in [0, 1].
-      extra: more numbers by name, shown behind the loss.
     """
     self.advance(step)
     if not self._enabled:
       return
     fields = [] if loss is None else [f'loss {loss:.4g}']
-    if extra:
-      fields.append(writers.scalar_line('', '', extra))
     if clips_per_second is not None:
       fields.append(f'clips/s {clips_per_second:.1f}')
     if data_wait is not None:
@@ -99,13 +92,6 @@ class Progress:
       logging.info('%s', '  '.join([f'step {step}/{self._total}', *fields]))
     else:
       self._bar.set_postfix_str('  '.join(fields))
-
-  def rewind(self, step: int) -> None:
-    """Goes back to an earlier step, after a rollback."""
-    self._origin = None
-    if self._bar is not None:
-      self._bar.n = step
-      self._bar.refresh()
 
   def close(self) -> None:
     """Leaves the bar as it is and stops handling log lines."""

@@ -144,31 +144,6 @@ class Report:
     if self._writes() and self._events:
       self._events.text(step, prefix, values)
 
-  def images(
-    self, step: int, prefix: str, values: Mapping[str, np.ndarray]
-  ) -> None:
-    """Writes uint8[H, W, 3] images to event file and media/*.png.
-
-    Raises:
-      ValueError: another shape or dtype.
-    """
-    self._pictures(step, prefix, values, fps=10.0, ndim=(3,))
-
-  def videos(
-    self,
-    step: int,
-    prefix: str,
-    values: Mapping[str, np.ndarray],
-    *,
-    fps: float = 10.0,
-  ) -> None:
-    """Writes uint8[T, H, W, 3] videos to event file and media/*.gif.
-
-    Raises:
-      ValueError: another shape or dtype, or fps <= 0.
-    """
-    self._pictures(step, prefix, values, fps=fps, ndim=(4,))
-
   def media(
     self,
     step: int,
@@ -177,12 +152,28 @@ class Report:
     *,
     fps: float = 10.0,
   ) -> None:
-    """Writes images and videos, told apart by their number of axes.
+    """Writes pictures to event file and media/.
+
+    Args:
+      step, prefix: see the class.
+      values: uint8[H, W, 3] becomes a PNG, uint8[T, H, W, 3] a GIF.
+      fps: frames per second of GIFs.
 
     Raises:
-      ValueError: as for `images` and `videos`.
+      ValueError: another shape or dtype, or fps <= 0.
     """
-    self._pictures(step, prefix, values, fps=fps, ndim=(3, 4))
+    if not self._writes():
+      return
+    pictures = {}
+    for name, pixels in values.items():
+      try:
+        pictures[name] = _encode(np.asarray(pixels), fps=fps)
+      except ValueError as error:
+        tag = writers.tag_of(prefix, name)
+        raise ValueError(f'picture {tag!r}: {error}') from error
+    self._media.pictures(step, prefix, pictures)
+    if self._events:
+      self._events.pictures(step, prefix, pictures)
 
   def rewind(self, step: int) -> None:
     """Drops rows beyond `step`, after a rollback within the run."""
@@ -237,20 +228,6 @@ class Report:
       raise ValueError(f'the report of {self._workdir} is closed')
     return self._writer
 
-  def _pictures(self, step, prefix, values, *, fps, ndim) -> None:
-    if not self._writes():
-      return
-    pictures = {}
-    for name, pixels in values.items():
-      try:
-        pictures[name] = _encode(np.asarray(pixels), fps=fps, ndim=ndim)
-      except ValueError as error:
-        tag = writers.tag_of(prefix, name)
-        raise ValueError(f'picture {tag!r}: {error}') from error
-    self._media.pictures(step, prefix, pictures)
-    if self._events:
-      self._events.pictures(step, prefix, pictures)
-
   def _staging_folder(self) -> pathlib.Path:
     """A local folder with the rows that the workdir already has."""
     local = pathlib.Path(tempfile.mkdtemp(prefix='vidscenic-report-'))
@@ -275,12 +252,9 @@ class Report:
           path.unlink()  # never written again
 
 
-def _encode(
-  pixels: np.ndarray, *, fps: float, ndim: tuple[int, ...]
-) -> media_lib.Picture:
-  if pixels.ndim not in ndim:
-    axes = ' or '.join(str(n) for n in ndim)
-    raise ValueError(f'expected {axes} axes, got shape {pixels.shape}')
+def _encode(pixels: np.ndarray, *, fps: float) -> media_lib.Picture:
+  if pixels.ndim not in (3, 4):
+    raise ValueError(f'expected 3 or 4 axes, got shape {pixels.shape}')
   if pixels.ndim == 3:
     return media_lib.png(pixels)
   return media_lib.gif(pixels, fps=fps)
