@@ -67,6 +67,15 @@ def test_disabled_display_is_silent(lines, monkeypatch):
   assert not lines and not stream.getvalue()
 
 
+def test_a_terminal_without_a_size_gets_lines(lines, monkeypatch):
+  leader, follower = pty.openpty()  # 0 rows of 0 columns
+  with os.fdopen(follower, 'w') as stream, os.fdopen(leader):
+    monkeypatch.setattr(sys, 'stderr', stream)
+    with progress.Progress(9) as display:
+      display.log(1, loss=0.5)
+  assert lines == ['step 1/9  loss 0.5  left -:--:--']
+
+
 _PROGRAM = textwrap.dedent("""
   import time
   from absl import app, logging

@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar on a terminal, log lines elsewhere."""
 
 import logging as std_logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Progress:
     self._bar = None
     self._handlers = []
     if is_tty is None:
-      is_tty = sys.stderr.isatty()
+      is_tty = _is_terminal()
     if enabled and is_tty:
       self._bar = tqdm.tqdm(
         total=total_steps,
@@ -129,6 +130,13 @@ class Progress:
 
       handler.handle = handle
       self._handlers.append(handler)
+
+
+def _is_terminal() -> bool:
+  """False too for terminals without a size, as some containers have them."""
+  if not sys.stderr.isatty():
+    return False
+  return os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 def _clock_time(seconds: float | None) -> str:

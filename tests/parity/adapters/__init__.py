@@ -1,0 +1,1 @@
+"""One module per project; each has ADAPTERS = {kind: run(golden)}."""
