@@ -422,6 +422,20 @@ def test_cover_picture_is_not_the_video(tmp_path):
     decode.index_video(path)
 
 
+def test_tags_in_an_old_code_page_are_no_damage(tmp_path):
+  path = tmp_path / 'old.mp4'
+  with av.open(str(path), 'w') as container:
+    container.metadata['title'] = 'Cafe XYZ'
+    stream = container.add_stream('libx264', rate=25)
+    stream.height, stream.width, stream.pix_fmt = 64, 96, 'yuv420p'
+    frame = av.VideoFrame.from_ndarray(make_odd_videos.draw(0), 'rgb24')
+    container.mux(stream.encode(frame) + stream.encode(None))
+  content = path.read_bytes()
+  assert content.count(b'Cafe XYZ') == 1
+  path.write_bytes(content.replace(b'Cafe XYZ', 'Café XYZ'.encode('latin-1')))
+  assert decode.index_video(path).num_frames == 1
+
+
 def test_rotation_and_aspect_warn_once(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(containers, '_warned', set())
   path = str(tmp_path / 'phone.mp4')

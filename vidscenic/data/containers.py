@@ -32,6 +32,14 @@ ERRORS = (
   RuntimeError,
 )
 
+# Tags in old code pages are no damage. Since PyAV 19 that goes without saying,
+# and the option is gone.
+_TAGS = (
+  {'metadata_errors': 'replace'}
+  if int(av.__version__.split('.')[0]) < 19
+  else {}
+)
+
 _warned = set()
 _warned_lock = threading.Lock()
 
@@ -88,7 +96,7 @@ def opened(file: File, name: str = '') -> Iterator[av.container.InputContainer]:
     container = av.open(
       source,
       container_options={'protocol_whitelist': 'file'},
-      metadata_errors='replace',  # tags in old code pages are no damage
+      **_TAGS,
     )
   try:
     with container:
