@@ -15,7 +15,7 @@ comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: setup train test lint bench clean help
+.PHONY: setup train test lint bench docs clean help
 
 setup: $(STAMP)  ## install into .venv what constraints.txt pins
 
@@ -32,8 +32,12 @@ lint: $(STAMP)  ## check style and formatting
 bench: $(STAMP)  ## measure speed and memory
 	$(VENV_PYTHON) -m benchmarks $(ARGS)
 
+docs: $(STAMP)  ## build docs/_build/html; fetches nothing
+	$(VENV_PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo open docs/_build/html/index.html
+
 clean:  ## remove build files and caches; .venv and runs stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache docs/_build
 	find . -path ./.venv -prune -o -type d -name __pycache__ -prune \
 	  -exec rm -rf {} +
 

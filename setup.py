@@ -52,10 +52,12 @@ setuptools.setup(
     'grain>=0.2.18',
     'jax>=0.10.2',
     'ml_collections>=1.1.0',
+    'ml_dtypes>=0.5.4',  # bfloat16 in numpy, as jax has it
     'numpy>=2.4.6',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
     'pillow>=13.0.0',
+    'protobuf>=6.33.0',  # the records of TFDS
     'tensorboard>=2.21.0',
     'tensorflow-datasets>=4.9.10',
     'tqdm>=4.70.1',
@@ -71,9 +73,12 @@ setuptools.setup(
     'demo': ['jupyterlab', 'matplotlib'],
     'dev': [
       'build>=1.6.1',
+      # `make docs`: Markdown pages and the API from docstrings.
+      'myst-parser>=5.2.0',
       'pytest>=9.2.0',
       'pytest-xdist>=3.8.0',
       'ruff>=0.17.6',
+      'sphinx>=9.0.4',
     ],
   },
 )

@@ -10,6 +10,7 @@ squared_error = jax.jit(metrics.mean_squared_error)
 absolute_error = jax.jit(metrics.mean_absolute_error)
 psnr = jax.jit(metrics.psnr)
 end_point_error = jax.jit(metrics.end_point_error)
+flow_outliers = jax.jit(metrics.flow_outliers)
 
 
 def test_topk_by_hand():
@@ -87,3 +88,31 @@ def test_end_point_error_counts_known_vectors_only():
   mask = np.array([[True, True, False]])
   total, count = end_point_error(flow, target, mask=mask)
   assert (float(total), float(count)) == (6, 2)
+
+
+def test_flow_outliers_by_hand():
+  target = np.array([[10.0, 0], [100, 0], [100, 0], [1, 0]])
+  # 4 of 10 pixels; 4 of 100, which is below 5 %; 6 of 100; 3, not above 3.
+  error = np.array([[4.0, 0], [0, 4], [6, 0], [3, 0]])
+  total, count = flow_outliers(target + error, target)
+  assert (float(total), float(count)) == (2, 4)
+  total, _ = flow_outliers(target + error, target, relative=0.0)
+  assert float(total) == 3
+  mask = np.array([1, 1, 0, 0])
+  total, count = flow_outliers(target + error, target, mask=mask)
+  assert (float(total), float(count)) == (1, 2)
+
+
+def test_flow_that_is_not_a_number_is_wrong_unless_masked():
+  flow = np.array([[np.nan, 0], [0, 0]])
+  assert float(flow_outliers(flow, np.zeros((2, 2)))[0]) == 1
+  mask = np.array([0, 1])
+  assert float(flow_outliers(flow, np.zeros((2, 2)), mask=mask)[0]) == 0
+
+
+def test_mean_of_known_leaves_out_what_has_no_score():
+  values = np.array([[0.5, np.nan], [1.0, 0.0]])
+  got = metrics.mean_of_known(values)
+  assert (float(got[0]), float(got[1])) == (1.5, 3)
+  got = metrics.mean_of_known(values, mask=np.array([True, False]))
+  assert (float(got[0]), float(got[1])) == (0.5, 1)

@@ -281,6 +281,25 @@ def test_rules_rename_and_the_rest_is_left_out(source):
   assert_equal(got, {'body': {'kernel': kernel}, 'twin': {'kernel': kernel}})
 
 
+def test_batch_statistics_follow_the_rules_of_their_parameters(tmp_path):
+  mean = np.arange(4.0, dtype=np.float32)
+  state = make_state()._replace(
+    model_state={'batch_stats': {'stem': {'mean': mean, 'var': mean + 1}}}
+  )
+  store(tmp_path, state)
+  names = ('mean', 'var', 'extra')
+  wanted = {n: target_of(x__y=(4,))['x']['y'] for n in names}
+  params, got = checkpoints.load_run(
+    str(tmp_path),
+    target_of(body__kernel=(3, 16)),
+    rules=((r'body/(\w+)', r'stem/\1'),),
+    ignore=('^head/',),
+    model_state={'batch_stats': {'body': wanted, 'fresh': wanted}},
+  )
+  assert_equal(params, {'body': {'kernel': make_params()['stem']['kernel']}})
+  assert_equal(got, {'batch_stats': {'body': {'mean': mean, 'var': mean + 1}}})
+
+
 def test_first_rule_counts(source):
   rules = ((r'stem/kernel', 'head/kernel'), (r'(.*)', r'\1'))
   target = target_of(stem__kernel=(16, 8))

@@ -1,7 +1,4 @@
-"""LAMB, Muon and stacked layers against the Perceiver golden and by hand."""
-
-import json
-import pathlib
+"""LAMB, Muon and stacked layers by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -10,55 +7,6 @@ import optax
 import pytest
 
 from tests.train import optim_cases
-
-GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
-
-
-def test_lamb_matches_the_perceiver_golden():
-  meta = json.loads((GOLDEN / 'perceiver_lamb_dev.json').read_text())
-  golden, c = np.load(GOLDEN / 'perceiver_lamb_dev.npz'), meta['config']
-  read = lambda prefix: {
-    k.removeprefix(prefix): jnp.asarray(golden[k])
-    for k in golden.files
-    if k.startswith(prefix)
-  }
-  params = read('params/')
-  optimizer = optim_cases.make_tx(
-    params,
-    total=c['total_steps'],
-    name='lamb',
-    lr=c['effective_lr'],
-    schedule=dict(
-      name='cosine',
-      end=c['end_value'],
-      hold_steps=int(c['constant_fraction'] * c['total_steps']),
-    ),
-    weight_decay=c['weight_decay'],
-    decay_exclude=(r'/b$', r'layer_norm|batchnorm'),
-    **{k: c[k] for k in ('b1', 'b2', 'eps')},
-  )
-  assert [r.path for r in optimizer.table if r.decay] == [
-    'perceiver_encoder/~/self_attention/mlp/linear/w',
-    'perceiver_encoder/~/trainable_position_encoding/pos_embs',
-  ]
-  state, clip = (
-    optimizer.tx.init(params),
-    optax.clip_by_global_norm(c['max_norm']),
-  )
-  checked = 0
-
-  @jax.jit
-  def update(grads, state, params):
-    grads, _ = clip.update(grads, clip.init(params))
-    updates, state = optimizer.tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  for step in range(c['nsteps']):
-    params, state = update(read(f'inputs/grad_step{step}/'), state, params)
-    for key, want in read(f'outputs/params_after_step{step}/').items():
-      np.testing.assert_allclose(params[key], want, atol=1e-6, rtol=2e-5)
-      checked += 1
-  assert checked == 14
 
 
 def test_one_lamb_step_by_hand():

@@ -60,6 +60,29 @@ def make_weights(path, target, *, params, rules, ignore, scale=2.0):
   }
 
 
+def make_all_weights(path, target, model_state=None):
+  """An init_from factory that gives batch statistics too."""
+  params = {'slope': np.full(target['slope'].shape, 3.0, np.float32)}
+  state = {'seen': np.full(model_state['seen'].shape, 7.0, np.float32)}
+  return params, state
+
+
+def make_slope_only(path, target):
+  return {'slope': np.full(target['slope'].shape, 3.0, np.float32)}
+
+
+class NeverInitialized(TwoStreams):
+  """Its init may be asked for shapes only."""
+
+  def init(self, rng, batch):
+    def fail(value):
+      raise AssertionError('initialized although everything was imported')
+
+    params, state = super().init(rng, batch)
+    jax.debug.callback(fail, params['slope'])
+    return params, state
+
+
 def streams(labelled, plain):
   part = dict(
     source='tests.train.tiny:Numbers', transform='tests.train.tiny:Jitter'
@@ -205,6 +228,38 @@ def test_imported_weights_replace_fresh_ones_and_reach_the_average():
   fresh = run_lib.Run(tiny_config.changed()).fresh_state().params
   for layer, name in (('layer0', 'kernel'), ('layer1', 'bias')):
     np.testing.assert_array_equal(state.params[layer][name], fresh[layer][name])
+
+
+def imported(factory, task='TwoStreams'):
+  config = tiny_config.changed(
+    task__factory=f'{__name__}:{task}',
+    task__kwargs=mlc.ConfigDict(),
+    data__train=streams(16, 16),
+    batch_size=32,
+    init_from__factory=f'{__name__}:{factory}',
+    init_from__path='weights',
+  )
+  return run_lib.Run(config).fresh_state()
+
+
+def test_batch_statistics_come_with_weights_of_an_importer_that_gives_them():
+  state = imported('make_all_weights')
+  np.testing.assert_array_equal(state.params['slope'], 3.0)
+  assert state.model_state['seen'] == 7.0
+
+
+def test_batch_statistics_start_new_otherwise_and_a_warning_says_so(caplog):
+  with caplog.at_level('WARNING'):
+    state = imported('make_slope_only')
+  np.testing.assert_array_equal(state.params['slope'], 3.0)
+  assert state.model_state['seen'] == 0.0
+  assert 'batch statistics and the like start new' in caplog.text
+
+
+def test_nothing_is_initialized_where_everything_is_imported():
+  state = imported('make_all_weights', task='NeverInitialized')
+  jax.effects_barrier()
+  assert state.model_state['seen'] == 7.0
 
 
 def test_average_for_evaluation_has_the_untrained_parameters_too():

@@ -88,6 +88,47 @@ def test_side_by_side_labels_every_part():
   assert (got[:15, :40] < 128).any() and (got[:15, 42:] < 128).any()
 
 
+def test_blend_mixes_by_alpha_and_rounds():
+  pixels = np.array([[0, 100, 255], [10, 20, 30]], np.uint8)
+  over = np.array([203, 101, 0], np.uint8)
+  got = images.blend(pixels, over, np.array([[0.25], [1.0]]))
+  np.testing.assert_array_equal(got, [[51, 100, 191], [203, 101, 0]])
+  np.testing.assert_array_equal(images.blend(pixels, over, 0.0), pixels)
+
+
+def test_upsample_shows_tokens_as_blocks():
+  colors = _pixels(2, 2, 3, 3)
+  got = images.upsample(colors, (4, 9), smooth=False)
+  np.testing.assert_array_equal(got, colors.repeat(2, 1).repeat(3, 2))
+
+
+def test_upsample_is_linear_between_the_centres_of_tokens():
+  got = images.upsample(np.array([[0.0, 8.0]]), (1, 8))
+  # Centres at 2 and 6 of 8 pixels; constant beyond.
+  np.testing.assert_allclose(got, [[0, 0, 1, 3, 5, 7, 8, 8]], atol=1e-6)
+
+
+def test_sheet_has_a_named_row_per_video_and_numbered_columns():
+  videos = {name: _pixels(9, 20, 60, 3, seed=i) for i, name in enumerate('ab')}
+  got = images.sheet(videos, 3, pad=2)
+  # Name, numbers, pictures; gap; name, pictures.
+  assert got.shape == (15 + 15 + 20 + 2 + 15 + 20, 3 * 60 + 2 * 2, 3)
+  for column, frame in enumerate((0, 4, 8)):
+    part = slice(column * 62, column * 62 + 60)
+    np.testing.assert_array_equal(got[30:50, part], videos['a'][frame])
+    np.testing.assert_array_equal(got[67:, part], videos['b'][frame])
+    assert (got[15:30, part] < 128).any()
+
+
+def test_stack_joins_images_of_any_size():
+  top, bottom = _pixels(3, 5, 3), _pixels(2, 7, 3, seed=1)
+  got = images.stack([top, bottom], pad=1)
+  assert got.shape == (6, 7, 3)
+  np.testing.assert_array_equal(got[:3, :5], top)
+  np.testing.assert_array_equal(got[4:], bottom)
+  assert (got[3] == 255).all() and (got[:3, 5:] == 255).all()
+
+
 @pytest.mark.parametrize(
   'call',
   [
@@ -103,6 +144,12 @@ def test_side_by_side_labels_every_part():
     lambda: images.side_by_side(_pixels(2, 4, 4, 3), _pixels(3, 4, 4, 3)),
     lambda: images.side_by_side(_pixels(4, 4, 3), labels=['a', 'b']),
     lambda: images.to_uint8([0.5], low=1, high=1),
+    lambda: images.sheet({}),
+    lambda: images.sheet({'a': _pixels(2, 4, 4, 3), 'b': _pixels(3, 4, 4, 3)}),
+    lambda: images.sheet({'a': _pixels(2, 4, 4, 3)}, 0),
+    lambda: images.stack([]),
+    lambda: images.upsample(np.zeros((4, 4), np.uint8), (8, 8)),
+    lambda: images.upsample(np.zeros((0, 4)), (8, 8)),
   ],
 )
 def test_bad_pixels_are_refused(call):

@@ -10,6 +10,23 @@ import jax.numpy as jnp
 from vidscenic.ops import losses
 
 
+def mean_of_known(values, *, mask=1.0):
+  """Mean of scores that exist: NaN says that there was nothing to score.
+
+  For scores of a video (`ops.tracking`, `ops.boxes`) that are averaged over
+  the videos of a data set.
+
+  Args:
+    values: any shape; NaN entries are left out.
+    mask: for the leading axes, such as [B], or for all.
+
+  Returns:
+    (sum, count) over the other entries.
+  """
+  known = ~jnp.isnan(jnp.asarray(values))
+  return _pair(values, known * losses.align(mask, known))
+
+
 def topk_accuracy(logits, labels, *, k: int = 1, mask=1.0):
   """Fraction of examples whose label is among the k largest logits.
 
@@ -115,6 +132,34 @@ def end_point_error(flow, target, *, mask=1.0):
   """
   error = _difference(flow, target)
   return _pair(jnp.sqrt(jnp.sum(jnp.square(error), axis=-1)), mask)
+
+
+def flow_outliers(
+  flow, target, *, mask=1.0, pixels: float = 3.0, relative: float = 0.05
+):
+  """Share of flow vectors that are wrong, Fl-all of KITTI 2015.
+
+  Wrong: the distance is above `pixels` and above `relative` times the length
+  of the target.
+
+  Args:
+    flow: [..., 2], (dx, dy) in pixels.
+    target: the same shape.
+    mask: as in `end_point_error`.
+    pixels: 3 in KITTI. With relative=0: the share above so many pixels.
+    relative: 0.05 in KITTI.
+
+  Returns:
+    (number of wrong vectors, number of vectors).
+
+  Raises:
+    ValueError: the shapes differ.
+  """
+  error = jnp.linalg.norm(_difference(flow, target), axis=-1)
+  length = jnp.linalg.norm(jnp.asarray(target, jnp.float32), axis=-1)
+  # A NaN prediction is wrong; written so that NaN > pixels does not acquit it.
+  right = (error <= pixels) | (error <= relative * length)
+  return _pair(~right, mask)
 
 
 def _difference(prediction, target):

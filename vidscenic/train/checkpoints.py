@@ -270,6 +270,7 @@ def load_run(
   params: str = 'params',
   rules: Sequence[tuple[str, str]] = ((r'(.*)', r'\1'),),
   ignore: Sequence[str] = (),
+  model_state: Any = None,
 ) -> Any:
   """Takes parameters from the newest checkpoint of another run.
 
@@ -281,9 +282,13 @@ def load_run(
       whole target path names its source, with groups as in `re.sub`. Leaves
       that no rule matches keep their fresh values.
     ignore: regexes of source leaves that may stay unused.
+    model_state: ShapeDtypeStructs of batch statistics and the like, by
+      collection; the rules are for the paths below a collection. What the
+      other run lacks keeps its fresh values.
 
   Returns:
-    Nested dicts with the leaves that were found; the others are missing.
+    Nested dicts with the leaves that were found, the others are missing; with
+    `model_state` a pair of such dicts.
 
   Raises:
     OSError: no checkpoint under path, or an unreadable one.
@@ -316,13 +321,20 @@ def load_run(
       {n: main[s] for n, s in names.items()},
       where,
     )
+    states = paths.named_leaves(model_state or {})
+    state_names = _state_sources(
+      states, paths.named_leaves(stored.get('model_state') or {}), rules, where
+    )
     # One source may serve several targets, so restore by source name.
-    request = {'params': {}, 'ema_params': {}}
+    request = {'params': {}, 'ema_params': {}, 'model_state': {}}
     for name, source in names.items():
       group = 'ema_params' if source in average else 'params'
       request[group][source] = wanted[name]
+    for name, source in state_names.items():
+      request['model_state'][source] = states[name]
     item = {g: _nested(leaves) for g, leaves in request.items() if leaves}
     restored = _read(manager, step, where, item, partial=True)['state']
+  state_leaves = paths.named_leaves(restored.pop('model_state', {}))
   flat = {}
   for group in restored.values():
     flat.update(paths.named_leaves(group))
@@ -334,17 +346,42 @@ def load_run(
     len(kept),
     f' ({", ".join(kept[:5])}{", ..." if len(kept) > 5 else ""})' * bool(kept),
   )
-  return _nested({name: flat[source] for name, source in names.items()})
+  loaded = _nested({name: flat[source] for name, source in names.items()})
+  if model_state is None:
+    return loaded
+  return loaded, _nested(
+    {name: state_leaves[source] for name, source in state_names.items()}
+  )
+
+
+def _state_sources(wanted, stored, rules, where):
+  """{target name: source name} of the model state that the other run has."""
+  names = {}
+  for name in wanted:
+    collection, slash, path = name.partition('/')
+    source = _renamed(path, rules) if path else ''
+    if source is not None and f'{collection}{slash}{source}' in stored:
+      names[name] = f'{collection}{slash}{source}'
+  _compare(
+    {n: wanted[n] for n in names},
+    {n: stored[s] for n, s in names.items()},
+    where,
+  )
+  return names
+
+
+def _renamed(name, rules):
+  """The source of a target by the first rule that matches it, else None."""
+  for pattern, source in rules:
+    if re.fullmatch(pattern, name):
+      return re.sub(f'^(?:{pattern})$', source, name)
+  return None
 
 
 def _sources(wanted, stored, rules, ignore, where):
   """{target name: source name}; nothing may be missing or left over."""
-  names = {}
-  for name in wanted:
-    for pattern, source in rules:
-      if re.fullmatch(pattern, name):
-        names[name] = re.sub(f'^(?:{pattern})$', source, name)
-        break
+  names = {name: _renamed(name, rules) for name in wanted}
+  names = {name: s for name, s in names.items() if s is not None}
   if not names:
     raise ValueError(f'init_from.rules={rules} match no parameter')
   missing = sorted(set(names.values()) - stored.keys())

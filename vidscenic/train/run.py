@@ -125,6 +125,26 @@ class Run:
 
   def fresh_state(self) -> state_lib.TrainState:
     """Initializes on the devices, with what `init_from` names."""
+    shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes)
+    with jax.set_mesh(self.mesh):
+      return jax.jit(
+        self._state_of, out_shardings=shardings, donate_argnums=(0, 1)
+      )(*self.fresh_weights())
+
+  def fresh_weights(self) -> tuple[task_lib.Params, task_lib.ModelState]:
+    """New parameters and model state; over them what `init_from` names.
+
+    Raises:
+      ValueError: the factory of `init_from` gave what the model lacks.
+    """
+    shapes = self.state_shapes.params, self.state_shapes.model_state
+    loaded = {}, {}
+    if self.config.init_from.path:
+      loaded = self._load()
+      if jax.tree.leaves(shapes[1]) and not loaded[1]:
+        logging.warning('init_from: batch statistics and the like start new')
+    if all(map(_covers, loaded, shapes)):
+      return loaded
 
     def init():
       batch = jax.tree.map(
@@ -132,17 +152,10 @@ class Run:
       )
       return self._init(batch)
 
-    shardings = jax.tree.map(lambda s: s.sharding, self.state_shapes)
-    parts = shardings.params, shardings.model_state
+    shardings = jax.tree.map(lambda s: s.sharding, shapes)
     with jax.set_mesh(self.mesh):
-      params, model_state = jax.jit(init, out_shardings=parts)()
-      if self.config.init_from.path:
-        params = _overlay(params, self._load())
-        if jax.tree.leaves(model_state):
-          logging.warning('init_from: batch statistics and the like start new')
-      return jax.jit(
-        self._state_of, out_shardings=shardings, donate_argnums=(0, 1)
-      )(params, model_state)
+      fresh = jax.jit(init, out_shardings=shardings)()
+    return tuple(map(_overlay, fresh, loaded))
 
   def _state_of(self, params, model_state):
     trained, _ = optim.split_params(params, self.optimizer.never_trained)
@@ -160,33 +173,31 @@ class Run:
     )
 
   def _load(self):
-    """Parameters that `init_from` gives, checked against the model's."""
+    """What `init_from` gives, checked: (parameters, model state).
+
+    An importer is `load(path, target, **options)` and returns parameters. One
+    that also takes `model_state`, the shapes of batch statistics and the like,
+    is given them if the model has any and then returns a pair.
+    """
     init = self.config.init_from
+    shapes = self.state_shapes.params, self.state_shapes.model_state
     factory = vc.resolve(init.factory, 'init_from.factory')
     takes = inspect.signature(factory).parameters
     known = {n: init[n] for n in ('params', 'rules', 'ignore') if n in takes}
+    if 'model_state' in takes and jax.tree.leaves(shapes[1]):
+      known['model_state'] = shapes[1]
     loaded = vc.build(
       init.factory,
       init.path,
-      self.state_shapes.params,
+      shapes[0],
       field='init_from.factory',
       **known,
       **init.kwargs,
     )
-    wanted = paths.named_leaves(self.state_shapes.params)
-    for name, leaf in paths.named_leaves(loaded).items():
-      if name not in wanted:
-        raise ValueError(f'{init.factory} gave {name!r}, which the model lacks')
-      have, want = jax.eval_shape(lambda x: x, leaf), wanted[name]
-      if (have.shape, have.dtype) != (want.shape, want.dtype):
-        raise ValueError(
-          f'{init.factory} gave {name} as {have.dtype}{list(have.shape)}, the '
-          f'model wants {want.dtype}{list(want.shape)}'
-        )
-    return jax.tree.map(
-      lambda x, like: jax.device_put(x, like.sharding),
-      loaded,
-      _underlay(self.state_shapes.params, loaded),
+    if 'model_state' not in known:
+      loaded = loaded, {}
+    return tuple(
+      _placed(init.factory, *pair) for pair in zip(loaded, shapes, strict=True)
     )
 
   def compile_step(self, phase: Hashable) -> step.CompiledStep:
@@ -256,6 +267,30 @@ class Run:
     average = _overlay(state.params, state.ema_params)
     state = state._replace(ema_params=average)
     return state if params == 'params' else state._replace(params=average)
+
+
+def _placed(factory, loaded, shapes):
+  """Puts what a factory gave on the devices, if it is what the model wants."""
+  wanted = paths.named_leaves(shapes)
+  for name, leaf in paths.named_leaves(loaded).items():
+    if name not in wanted:
+      raise ValueError(f'{factory} gave {name!r}, which the model lacks')
+    have, want = jax.eval_shape(lambda x: x, leaf), wanted[name]
+    if (have.shape, have.dtype) != (want.shape, want.dtype):
+      raise ValueError(
+        f'{factory} gave {name} as {have.dtype}{list(have.shape)}, the '
+        f'model wants {want.dtype}{list(want.shape)}'
+      )
+  return jax.tree.map(
+    lambda x, like: jax.device_put(x, like.sharding),
+    loaded,
+    _underlay(shapes, loaded),
+  )
+
+
+def _covers(loaded, shapes):
+  """Whether nothing is left to initialize."""
+  return jax.tree.structure(loaded) == jax.tree.structure(shapes)
 
 
 def _float32(tree):

@@ -1,10 +1,10 @@
-"""Small pictures for reports: grids, strips, labels, things side by side.
+"""Pictures for reports: grids, strips, sheets, labels, things side by side.
 
 Pixels are uint8 RGB, [H, W, 3] for an image and [T, H, W, 3] for a video, in
 and out. What is not covered by a picture is white.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -52,7 +52,7 @@ def grid(
   Raises:
     ValueError: no images, another shape or dtype, columns < 1 or pad < 0.
   """
-  images = [_checked(image, ndim=3) for image in images]
+  images = [checked(image, ndim=3) for image in images]
   if not images:
     raise ValueError('a grid needs at least one image')
   if columns is None:
@@ -85,12 +85,9 @@ def strip(video: np.ndarray, num: int = 8, pad: int = 2) -> np.ndarray:
   Raises:
     ValueError: another shape or dtype, no frames, num < 1 or pad < 0.
   """
-  video = _checked(video, ndim=4)
-  if num < 1:
-    raise ValueError(f'num must be at least 1, got {num}')
-  num = min(num, len(video))
-  frames = video[np.linspace(0, len(video) - 1, num).round().astype(int)]
-  return grid(frames, columns=num, pad=pad)
+  video = checked(video, ndim=4)
+  frames = video[_evenly(len(video), num)]
+  return grid(frames, columns=len(frames), pad=pad)
 
 
 def label(pixels: np.ndarray, text: str, *, size: int = 11) -> np.ndarray:
@@ -108,7 +105,7 @@ def label(pixels: np.ndarray, text: str, *, size: int = 11) -> np.ndarray:
     ValueError: another shape or dtype, or size < 1.
   """
   pixels = np.asarray(pixels)
-  pixels = _checked(pixels, ndim=4 if pixels.ndim == 4 else 3)
+  pixels = checked(pixels, ndim=4 if pixels.ndim == 4 else 3)
   if size < 1:
     raise ValueError(f'size must be at least 1, got {size}')
   width = pixels.shape[-2]
@@ -149,7 +146,7 @@ def side_by_side(
   if not pixels:
     raise ValueError('side_by_side needs at least one image or video')
   ndim = 4 if np.ndim(pixels[0]) == 4 else 3
-  parts = [_checked(part, ndim=ndim) for part in pixels]
+  parts = [checked(part, ndim=ndim) for part in pixels]
   if ndim == 4 and len({len(part) for part in parts}) > 1:
     lengths = [len(part) for part in parts]
     raise ValueError(f'videos differ in their number of frames: {lengths}')
@@ -169,7 +166,39 @@ def side_by_side(
   return canvas
 
 
-def _checked(pixels: np.ndarray, *, ndim: int) -> np.ndarray:
+def stack(images: Sequence[np.ndarray], pad: int = 2) -> np.ndarray:
+  """Joins images from top to bottom: uint8[sum of H + pads, max W, 3].
+
+  Args:
+    images: uint8[H, W, 3] each, of any size.
+    pad: pixels in between.
+
+  Raises:
+    ValueError: no images, or another shape or dtype.
+  """
+  images = [checked(image, ndim=3) for image in images]
+  if not images:
+    raise ValueError('a stack needs at least one image')
+  height = sum(len(image) + pad for image in images) - pad
+  width = max(image.shape[1] for image in images)
+  canvas = np.full((height, width, 3), _BACKGROUND, np.uint8)
+  top = 0
+  for image in images:
+    canvas[top : top + len(image), : image.shape[1]] = image
+    top += len(image) + pad
+  return canvas
+
+
+def checked(pixels: np.ndarray, *, ndim: int) -> np.ndarray:
+  """Returns uint8 RGB pixels as an array, or says what is wrong with them.
+
+  Args:
+    pixels: uint8[H, W, 3] for ndim 3, uint8[T, H, W, 3] for ndim 4.
+    ndim: 3 or 4.
+
+  Raises:
+    ValueError: another shape or dtype, or no pixels.
+  """
   pixels = np.asarray(pixels)
   if pixels.dtype != np.uint8 or pixels.ndim != ndim or pixels.shape[-1] != 3:
     want = 'uint8[H, W, 3]' if ndim == 3 else 'uint8[T, H, W, 3]'
@@ -177,6 +206,108 @@ def _checked(pixels: np.ndarray, *, ndim: int) -> np.ndarray:
   if not pixels.size:
     raise ValueError(f'nothing to show in shape {pixels.shape}')
   return pixels
+
+
+def blend(
+  pixels: np.ndarray, over: np.ndarray, alpha: np.ndarray | float
+) -> np.ndarray:
+  """Lays colours over pixels: (1 - alpha) * pixels + alpha * over, rounded.
+
+  Args:
+    pixels: uint8[..., 3].
+    over: uint8 that broadcasts to pixels.
+    alpha: in [0, 1], broadcasts to [..., 1]; 1 shows `over` alone.
+
+  Returns:
+    uint8[..., 3].
+  """
+  pixels = np.asarray(pixels)
+  mixed = np.subtract(over, pixels, dtype=np.float32)
+  mixed *= np.asarray(alpha, np.float32)
+  mixed += pixels
+  # Adding a half and cutting rounds, since nothing here is negative.
+  mixed += 0.5
+  return mixed.astype(np.uint8)
+
+
+def upsample(
+  grid: np.ndarray, size: tuple[int, int], *, smooth: bool = True
+) -> np.ndarray:
+  """Brings maps on a token grid to the size of the frames.
+
+  Args:
+    grid: uint8[..., h, w, 3], colours, or float[..., h, w], numbers. Token
+      (i, j) covers the pixels of row i * H / h to (i + 1) * H / h and so on.
+    size: (H, W) wanted.
+    smooth: bilinear between the centres of the tokens, constant beyond the
+      outermost; False shows each token as a block.
+
+  Returns:
+    uint8[..., H, W, 3] or float32[..., H, W].
+
+  Raises:
+    ValueError: another shape, or an empty grid.
+  """
+  grid = np.asarray(grid)
+  tail = 3 if grid.dtype == np.uint8 else 2
+  if grid.ndim < tail or not grid.size or tail == 3 and grid.shape[-1] != 3:
+    raise ValueError(
+      'a token grid must be uint8[..., h, w, 3] or float[..., h, w], got'
+      f' {grid.dtype}{[*grid.shape]}'
+    )
+  if tail == 2:
+    grid = grid.astype(np.float32)
+  method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+  result = np.empty(
+    (*grid.shape[:-tail], *size, *grid.shape[grid.ndim - tail + 2 :]),
+    grid.dtype,
+  )
+  for index in np.ndindex(grid.shape[:-tail]):
+    picture = Image.fromarray(np.ascontiguousarray(grid[index]))
+    result[index] = picture.resize(size[::-1], method)
+  return result
+
+
+def sheet(
+  videos: Mapping[str, np.ndarray], num: int = 8, pad: int = 2
+) -> np.ndarray:
+  """A contact sheet: one named row per video, one column per moment.
+
+  Example: `sheet({'visible': seen, 'prediction': made, 'truth': clip})`.
+
+  Args:
+    videos: uint8[T, H, W, 3] by name, all of one length, top row first.
+    num: columns, evenly spaced from the first to the last frame; all frames if
+      T is smaller. The top row tells their numbers.
+    pad: pixels between pictures.
+
+  Returns:
+    uint8[H', W', 3].
+
+  Raises:
+    ValueError: no videos, another shape or dtype, lengths that differ, num < 1.
+  """
+  videos = {name: checked(video, ndim=4) for name, video in videos.items()}
+  lengths = {name: len(video) for name, video in videos.items()}
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f'a sheet needs videos of one length, got {lengths}')
+  numbers = _evenly(next(iter(lengths.values())), num)
+  rows = []
+  for name, video in videos.items():
+    cells = list(video[numbers])
+    if not rows:
+      cells = [
+        label(cell, f'frame {number}')
+        for cell, number in zip(cells, numbers, strict=True)
+      ]
+    rows.append(label(grid(cells, columns=len(cells), pad=pad), name))
+  return stack(rows, pad=pad)
+
+
+def _evenly(length: int, num: int) -> np.ndarray:
+  if num < 1:
+    raise ValueError(f'num must be at least 1, got {num}')
+  return np.linspace(0, length - 1, min(num, length)).round().astype(int)
 
 
 def _shortened(
