@@ -19,7 +19,7 @@ STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 setup: $(STAMP)  ## install into .venv what constraints.txt pins
 
-train: $(STAMP)  ## train CONFIG in WORKDIR (a CPU minute by default)
+train: $(STAMP)  ## train CONFIG in WORKDIR (2 minutes by default)
 	$(VENV_PYTHON) main.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 test: $(STAMP)  ## run the tests, two files at a time

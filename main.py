@@ -1,8 +1,10 @@
-"""Trains, evaluates or inspects an experiment.
+r"""Trains, evaluates, inspects or uses an experiment.
 
   python main.py --config=configs/smoke.py --workdir=runs/smoke
   python main.py --config=configs/smoke.py --workdir=runs/smoke --mode=evaluate
   python main.py --config=configs/smoke.py --mode=dry_run
+  python main.py --config=configs/smoke.py --workdir=runs/smoke --mode=predict \
+    --input=clip.mp4 --output=predictions
 
 Any field of the config can be set on the command line, for example
 --config.optim.lr=3e-4, and a config file may take an argument after a colon:
@@ -29,9 +31,10 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ['train', 'evaluate', 'dry_run'],
+  ['train', 'evaluate', 'predict', 'dry_run'],
   'train: train, continuing what the workdir holds. evaluate: run the '
-  "config's evaluators on the newest checkpoint. dry_run: print shapes, "
+  "config's evaluators on the newest checkpoint. predict: run the newest "
+  'checkpoint, or --weights, on --input. dry_run: print shapes, '
   'parameters, shardings, memory and FLOPs without any data.',
 )
 _ALLOW = flags.DEFINE_bool(
@@ -40,10 +43,32 @@ _ALLOW = flags.DEFINE_bool(
   'Continue a run although its model, data, batch size or seed changed.',
 )
 _STEP = flags.DEFINE_integer(
-  'step', None, 'evaluate: the checkpoint of this step, not the newest.'
+  'step',
+  None,
+  'evaluate, predict: the checkpoint of this step, not the newest.',
 )
 _FOLLOW = flags.DEFINE_bool(
   'follow', False, 'evaluate: wait for new checkpoints until the run is done.'
+)
+_INPUT = flags.DEFINE_string(
+  'input',
+  '',
+  'predict: video files, folders of pictures (one video each) or patterns such '
+  "as 'videos/*.mp4', separated by commas.",
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', '', 'predict: folder; each input gets a subfolder of its name.'
+)
+_WEIGHTS = flags.DEFINE_string(
+  'weights',
+  '',
+  'predict: name of published weights, or a file, instead of --workdir.',
+)
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'predict: replace files that are in --output already.'
+)
+_FPS = flags.DEFINE_float(
+  'fps', 25.0, 'predict: frames per second of a folder of pictures.'
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -65,13 +90,16 @@ def main(argv):
     sys.exit(f'unexpected arguments: {" ".join(argv[1:])}')
   if _CONFIG.value is None:
     sys.exit('--config is missing, such as --config=configs/smoke.py')
-  if _MODE.value != 'dry_run' and not _WORKDIR.value:
+  if _MODE.value in ('train', 'evaluate') and not _WORKDIR.value:
     sys.exit('--workdir is missing, such as --workdir=runs/smoke')
   try:
     config = vc.finalize(_CONFIG.value)
   except ValueError as e:
     sys.exit(str(e))
 
+  if _MODE.value == 'predict':
+    _predict(config)
+    return
   # jax and what needs it is imported here: --help and refusals stay fast.
   from vidscenic.train import distributed
 
@@ -96,6 +124,27 @@ def main(argv):
     )
     if not finished:
       sys.exit(config.preempted_exit_code)
+
+
+def _predict(config):
+  """Prints what was written; mistakes of the user end in one line."""
+  from vidscenic.tools import predict
+
+  try:
+    written = predict.predict(
+      config,
+      _WORKDIR.value,
+      _INPUT.value,
+      _OUTPUT.value,
+      weights=_WEIGHTS.value,
+      step=_STEP.value,
+      overwrite=_OVERWRITE.value,
+      fps=_FPS.value,
+    )
+  except predict.ERRORS as e:
+    sys.exit(str(e))
+  for path in written:
+    print(path)
 
 
 def _parse_flags(argv):

@@ -66,6 +66,8 @@ setuptools.setup(
     # CUDA 12 runs on more drivers than 13; jax has both (`jax[cuda13]`).
     'gpu': ['jax[cuda12]>=0.10.2'],
     'tpu': ['jax[tpu]>=0.10.2'],
+    # Finding the other pods of a Kubernetes job.
+    'k8s': ['jax[k8s]>=0.10.2'],
     # A workdir in a bucket of Google Cloud Storage.
     'gcs': ['etils[epath-gcs]>=1.15.0'],
     # Only for TFDS data sets that are not array_record files yet.

@@ -20,6 +20,7 @@ SHORT = {
   'train_step': '--repeats 7 --loop --loop_steps 600 --run_steps 60',
   'data': '--repeats 3 --examples 2 --files 4 --batches 8',
   'attention': '--repeats 3 --lengths 256 1024',
+  'predict': '--seconds 10 120',
 }
 
 

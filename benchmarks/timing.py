@@ -64,7 +64,12 @@ def peak_bytes() -> tuple[int, str]:
   stats = jax.local_devices()[0].memory_stats()
   if stats and 'peak_bytes_in_use' in stats:
     return stats['peak_bytes_in_use'], 'device'
+  return peak_process_bytes(), 'process'
+
+
+def peak_process_bytes() -> int:
+  """Greatest memory of this process so far, without that of accelerators."""
   import resource  # not on Windows
 
   unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 'process'
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

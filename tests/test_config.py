@@ -215,6 +215,8 @@ def stream(size):
     ({'mesh__model': 2}, 'mesh.model is reserved'),
     ({'evals__a': {'every_steps': 0}}, 'evals.a.every_steps=0'),
     ({'evals__a': {'params': 'mean'}}, "evals.a.params='mean'"),
+    ({'predict__params': 'mea'}, "predict.params='mea'.*did you mean 'ema'"),
+    ({'predict__params': 'ema'}, "predict.params='ema' but ema.decay=0"),
     ({'evals__a': {'params': 'ema'}}, "evals.a.params='ema' but ema.decay=0"),
     ({'checkpoint__keep_best': 1}, 'keep_best=1 go together'),
     ({'checkpoint__best_metric': 'a/x'}, "best_metric='a/x' and.*together"),
@@ -235,6 +237,10 @@ def stream(size):
     ),
     (
       {'data__train__mixture__a': {'batch_size': 2}},
+      'data.train.mixture.a.batch_size=2: only streams have one',
+    ),
+    (
+      {'data__train__mixture__a': {'streams': {'b': stream(2)}}},
       'data.train.mixture.a: a part of a mixture has no streams',
     ),
     (
@@ -242,6 +248,8 @@ def stream(size):
       'data.train.mixture.a.repeats=2 but data.train.repeats=1',
     ),
     ({'data__train__streams__a': {}}, 'streams.a: want batch_size >= 1'),
+    ({'data__train__batch_size': 4}, 'data.train.batch_size=4: only streams'),
+    ({'data__trian': {}}, "'data.trian' is unknown.*'train'"),
     ({'data__train__streams__a': stream(3)}, 'batch_size=8 but.*add up to 3'),
     (
       {'evals__a': {'kwargs': {'data': {'repeats': 0}}}},
@@ -367,6 +375,15 @@ def test_factory_gets_plain_arguments():
 def test_wrong_factory_is_refused(factory, kwargs, message):
   with pytest.raises(ValueError, match=message):
     vc.build(factory, 'core', field='task.factory', **kwargs)
+
+
+def test_factory_may_be_called_later_than_it_is_checked():
+  make = vc.prepare(f'{HERE}:Thing', 1, width=2)
+  assert make('core').arguments == ('core', 2, 1)
+  with pytest.raises(ValueError, match="did you mean 'width'"):
+    vc.prepare(f'{HERE}:Thing', 1, widht=2)
+  with pytest.raises(ValueError, match="needs arguments \\['core'\\]"):
+    vc.prepare(f'{HERE}:Thing', 0, width=2)
 
 
 def test_missing_import_of_a_factory_module_is_not_hidden(

@@ -82,6 +82,17 @@ def test_help_names_every_flag_and_a_command_to_copy():
       "Unknown command line flag 'workdri'. Did you mean: workdir ?",
     ),
     ((TINY, '--mode=dry_run', 'x', 'y'), 'unexpected arguments: x y'),
+    (
+      (TINY, '--mode=predict', '--workdir=x'),
+      'config.predict.factory is empty: this experiment does not say how to '
+      "predict; want 'package.module:function'",
+    ),
+    (
+      ('--config=configs/smoke.py', '--mode=predict', '--workdir=x')
+      + ('--input=main.py', '--output=y'),
+      '--input: main.py: InvalidDataError: Invalid data found when processing '
+      'input; want a video file or a folder of pictures',
+    ),
   ],
 )
 def test_mistake_is_refused_in_one_line(arguments, message):

@@ -50,7 +50,7 @@ def test_setup_describes_the_package(setup_arguments):
   assert setup_arguments['license'] == 'Apache-2.0'
   assert setup_arguments['license_files'] == ['LICENSE']
   assert setup_arguments['python_requires'] == '>=3.11'
-  extras = {'gpu', 'tpu', 'gcs', 'tf', 'demo', 'dev'}
+  extras = {'gpu', 'tpu', 'gcs', 'k8s', 'tf', 'demo', 'dev'}
   assert set(setup_arguments['extras_require']) == extras
 
 
@@ -204,7 +204,7 @@ def test_reporting_imports_neither_tensorflow_nor_jax(tmp_path):
     from vidscenic.train import progress, report
     from vidscenic.viz import images
     video = np.zeros((3, 8, 8, 3), np.uint8)
-    with report.Report(sys.argv[1], start_step=3, is_writer=True) as r:
+    with report.Report(sys.argv[1], is_writer=True) as r:
       r.scalars(4, 'train', {'loss': 0.5})
       r.text(4, 'run', {'config': 'x = 1'})
       r.media(4, 'eval', {'image': images.strip(video), 'video': video})

@@ -5,8 +5,10 @@ A config file starts from `base_config()`, sets what differs and returns
 once more: the second pass re-checks everything and changes nothing.
 """
 
+import functools
 import importlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections as mlc
@@ -68,13 +70,18 @@ def base_config() -> mlc.ConfigDict:
 
   config.init_from = init = mlc.ConfigDict()
   init.path = ''  # a run's workdir or a weights file; empty: random init
-  init.factory = 'vidscenic.train.checkpoints:load_run'  # reads path
+  init.factory = 'vidscenic.train.init_from:load_run'  # reads path
   init.params = 'params'  # 'params' or 'ema' of the run
   init.rules = ((r'(.*)', r'\1'),)  # (target regex, source name)
   init.ignore = ()  # regexes of source leaves that may stay unused
   init.kwargs = mlc.ConfigDict()  # further arguments of the factory
 
   config.evals = mlc.ConfigDict()  # name: eval_spec
+
+  config.predict = mlc.ConfigDict()
+  config.predict.factory = ''  # 'package.module:function', --mode=predict
+  config.predict.kwargs = mlc.ConfigDict()  # further arguments of it
+  config.predict.params = 'params'  # 'params' or 'ema' of the run
 
   config.log = mlc.ConfigDict()
   config.log.every_steps = 50  # also sets how often failures are noticed
@@ -162,14 +169,20 @@ def finalize(config: mlc.ConfigDict) -> mlc.ConfigDict:
   config.unlock()
   _check_fields(config, base_config(), '')
   for name in config.data:
+    if name != 'train':
+      raise ValueError(
+        checks.unknown(f'config field {f"data.{name}"!r}', name, ('train',))
+        + ' (data of evaluators are in evals.NAME.kwargs.data)'
+      )
     config.data[name] = _finalize_data(config.data[name], f'data.{name}')
   for name in config.evals:
     where = f'evals.{name}'
     spec = config.evals[name] = _fill(eval_spec(), config.evals[name], where)
-    if 'data' in spec.kwargs:
-      spec.kwargs.data = _finalize_data(
-        spec.kwargs.data, f'{where}.kwargs.data'
-      )
+    for field in spec.kwargs:
+      if field == 'data' or field.endswith('_data'):
+        spec.kwargs[field] = _finalize_data(
+          spec.kwargs[field], f'{where}.kwargs.{field}'
+        )
   for name in config.schedules:
     config.schedules[name] = _fill(
       schedule_spec(), config.schedules[name], f'schedules.{name}'
@@ -253,10 +266,30 @@ def build(factory: str, *args, field: str = 'factory', **kwargs) -> Any:
   Raises:
     ValueError: unknown or missing arguments, named with the nearest valid one.
   """
+  return prepare(factory, len(args), field=field, **kwargs)(*args)
+
+
+def prepare(
+  factory: str, num_args: int, /, *, field: str = 'factory', **kwargs
+) -> Callable[..., Any]:
+  """`build` in two steps: checks arguments now, for a call later.
+
+  Args:
+    factory: 'package.module:Name'.
+    num_args: how many positional arguments the core is going to give.
+    field: config field that holds the string, for messages.
+    **kwargs: arguments from the config; ConfigDicts become plain dicts.
+
+  Returns:
+    A function of the positional arguments.
+
+  Raises:
+    ValueError: as `build`.
+  """
   target = resolve(factory, field)
   kwargs = {k: plain(v) for k, v in kwargs.items()}
   parameters = list(inspect.signature(target).parameters.values())
-  positional = {p.name for p in parameters[: len(args)]}
+  positional = {p.name for p in parameters[:num_args]}
   known = _argument_names(target)
   for name in kwargs:
     if known is not None and name not in known - positional:
@@ -272,7 +305,7 @@ def build(factory: str, *args, field: str = 'factory', **kwargs) -> Any:
   ]
   if missing:
     raise ValueError(f'{factory} ({field}) needs arguments {missing}')
-  return target(*args, **kwargs)
+  return functools.partial(target, **kwargs)
 
 
 def _argument_names(target) -> set[str] | None:

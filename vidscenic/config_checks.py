@@ -50,9 +50,12 @@ def check_values(config: mlc.ConfigDict) -> None:
   check_optimizer(config.optim)
   _choice(config, 'checkpoint.best_mode', ('max', 'min'))
   _choice(config, 'init_from.params', ('params', 'ema'))
+  _choice(config, 'predict.params', ('params', 'ema'))
   _check_sizes(config)
   for name, spec in config.evals.items():
     _check_eval(spec, f'evals.{name}', averaging=bool(config.ema.decay))
+  if config.predict.params == 'ema' and not config.ema.decay:
+    raise ValueError("predict.params='ema' but ema.decay=0: no averaging")
   best = config.checkpoint.best_metric
   if bool(best) != bool(config.checkpoint.keep_best):
     raise ValueError(
@@ -185,11 +188,15 @@ def check_data(spec: mlc.ConfigDict, where: str) -> None:
   for name in ('num_threads', 'num_workers', 'batch_size'):
     if spec[name] < 0:
       raise ValueError(f'{where}.{name}={spec[name]}: want 0 or more')
+  if spec.batch_size and where.split('.')[-2] != 'streams':
+    raise ValueError(
+      f'{where}.batch_size={spec.batch_size}: only streams have one; for '
+      'training set batch_size, for an evaluator its kwargs.batch_size'
+    )
   for name, part in spec.mixture.items():
-    if len(part.streams) or part.batch_size:
+    if len(part.streams):
       raise ValueError(
-        f'{where}.mixture.{name}: a part of a mixture has no streams and no '
-        'batch_size'
+        f'{where}.mixture.{name}: a part of a mixture has no streams'
       )
     for field in ('num_threads', 'num_workers'):
       if part[field]:

@@ -176,6 +176,13 @@ def test_workers_resume_like_threads():
   assert_same([{k: v[4:] for k, v in b.items()} for b in want], half)
 
 
+def test_workers_resume_mixtures_and_streams_like_threads():
+  streams = KINDS['streams']['streams']  # of which b is a mixture
+  want = take(spec_of(streams=streams), 7)[4:]
+  streams = {**streams, 'b': {**streams['b'], 'num_workers': 2}}
+  assert_same(flat(want), flat(take(spec_of(streams=streams), 3, start=4)))
+
+
 def test_workers_leave_jax_on_the_cpu(monkeypatch):
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
   spec = spec_of(num_workers=1, transform=f'{__name__}:Platform')

@@ -80,7 +80,7 @@ def test_block_equals_numpy(normal, random, run, options):
 
 
 def test_perceiver_cross_block(normal, random, run):
-  # perceiver.md 2: normalised keys of another width, optional query residual.
+  # Perceiver: normalised keys of another width, optional query residual.
   x, kv = normal(2, 5, 12), normal(2, 4, 10)
   make = functools.partial(
     blocks.Block, 2, 12, order=('cross', 'mlp'), kv_norm=True,

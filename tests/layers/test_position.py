@@ -60,7 +60,7 @@ def test_grids_are_row_major():
   np.testing.assert_array_equal(indices, want)
 
 
-# 16x16 tables of rvm.md 14, and shrinking, growing, and odd sizes.
+# 16x16 tables of RVM, and shrinking, growing, and odd sizes.
 @pytest.mark.parametrize(
   'grid', [(30, 55), (14, 14), (5, 9), (16, 24), (3, 40)]
 )
@@ -179,7 +179,7 @@ def test_rotary_rows_follow_the_tokens(normal):
 
 
 def test_rotary_sizes_of_the_published_models():
-  # layerlock.md 3.3 for G, mae_family.md 5.3 for every head width.
+  # 4DS's G, and every head width of V-JEPA 2.
   assert position.rotary_sizes(1664, (0.1, 0.25, 0.25)) == (166, 416, 416)
   for width in range(6, 129):
     want = 2 * ((width // 3) // 2)

@@ -215,7 +215,7 @@ def test_no_blocks_leave_the_norm(normal, random, run):
 
 
 def block_flops(rows, tokens, width, hidden):
-  """Matmul FLOPs of one ViT block; F(n) of layerlock.md 9 for every row."""
+  """Matmul FLOPs of the forward pass of one ViT block."""
   per_token = 4 * width**2 + 2 * width * hidden
   return rows * (2 * tokens * per_token + 4 * tokens**2 * width)
 
@@ -257,7 +257,7 @@ def test_backward_pass_of_frozen_blocks_is_gone(normal, random, scan, remat):
   for k in (0, 1, 2):
     got = dot_flops(module, params, x, num_frozen=k)
     # The first trained block costs as much as the others: its norm needs the
-    # gradients of the projections' input (layerlock.md 9).
+    # gradients of the projections' input.
     assert got == DEPTH * forward + (DEPTH - k) * (2 * forward + again), k
 
 

@@ -23,7 +23,7 @@ def video(normal):
 
 
 def test_sizes_count_the_published_parameters(shapes):
-  # scaling4d.md 6 at 16 x 224 x 224: no class token, no final norm.
+  # 4DS at 16 x 224 x 224: no class token, no final norm.
   counts = {
     'S': 22_485_888, 'B': 87_439_104, 'L': 305_488_896,
     'G': 1_846_529_664, 'e': 3_809_464_064,
@@ -207,7 +207,7 @@ def test_both_layouts_agree_and_low_precision_is_close(random, run, video):
 
 
 class LateTokens(nn.Module):
-  """SimpleMAE: learned tokens join before the last block (layerlock.md 3.2)."""
+  """SimpleMAE: learned tokens join before the last block."""
 
   scan: bool
 

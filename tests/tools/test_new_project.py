@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_every_mention_of_the_source_is_rewritten(projects):
   names = {p.name for p in target.iterdir()}
   assert {'model.py', 'task.py', 'configs'} <= names
   assert not {'__pycache__', '.hidden'} & names
+
+
+def test_fork_predicts_with_a_function_of_its_own(projects):
+  target = new_project.copy_project('_template', 'mine', projects)
+  assert 'def reconstruct(' in (target / 'predict.py').read_text()
+  for name in ('synthetic.py', 'video_folder.py'):
+    config = runpy.run_path(str(target / 'configs' / name))['get_config']()
+    assert config.predict.factory == 'projects.mine.predict:reconstruct'
 
 
 def test_fork_of_the_template_does_not_name_it(projects):

@@ -14,7 +14,14 @@ import pytest
 from tests.multiprocess import processes
 from tests.train import tiny, tiny_config
 from vidscenic import config as vc
-from vidscenic.train import checkpoints, evaluate, guard, loop, phases
+from vidscenic.train import (
+  checkpoints,
+  distributed,
+  evaluate,
+  guard,
+  loop,
+  phases,
+)
 from vidscenic.train import run as run_lib
 
 
@@ -158,7 +165,7 @@ def test_truncated_newest_checkpoint_falls_back(tmp_path, caplog):
   assert loop.train(config, tmp_path)
   assert 'unreadable' in caplog.text
   assert 'trying the one before' in caplog.text
-  assert [p.name for p in (tmp_path / 'checkpoints_unreadable').iterdir()]
+  assert [p.name for p in (tmp_path / 'checkpoints_aside').iterdir()]
   got = restored(tmp_path, config)[0]
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -280,6 +287,51 @@ def test_rollback_skips_checkpoints_of_a_bad_streak(tmp_path):
   for step in steps[:-1]:  # the last step always saves
     assert restored(tmp_path, config, step)[1]['bad_steps'] == 0
   assert restored(tmp_path, config)[0].skipped > 0
+
+
+def test_no_checkpoint_of_an_abandoned_path_is_left_for_a_restart(tmp_path):
+  # Only a checkpoint that must be saved can lie amid discarded updates.
+  config = make_config(
+    steps=6,
+    log__every_steps=100,
+    guard__max_bad_steps=100,
+    checkpoint__every_steps=2,
+    checkpoint__keep_last=20,
+    data__train__shuffle=False,
+    data__train__source_kwargs__nan_from=64,  # batches 4 and 5
+    data__train__source_kwargs__nan_to=96,
+    data__train__source_kwargs__size=160,
+  )
+  assert loop.train(config, tmp_path)
+  assert restored(tmp_path, config, 6)[1]['bad_steps'] == 2
+  (tmp_path / 'DONE').unlink()
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.steps, config.log.every_steps = 12, 1
+    config.guard.max_bad_steps = 1
+    config.data.train.source_kwargs.nan_to = 112  # and batch 6
+  assert loop.train(config, tmp_path, allow_config_change=True)
+  aside = [p.name for p in (tmp_path / 'checkpoints_aside').iterdir()]
+  assert aside == ['6_0']
+  assert restored(tmp_path, config, 6)[1]['bad_steps'] == 0  # saved anew
+  assert restored(tmp_path, config)[0].step == 12
+
+
+def test_preempted_run_saves_before_it_evaluates(tmp_path, monkeypatch):
+  events = []
+  for name in ('save', 'evaluate'):
+    original = getattr(loop._Loop, name)
+
+    def noted(self, *args, name=name, original=original, **kwargs):
+      events.append((self.step, name))
+      return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(loop._Loop, name, noted)
+  monkeypatch.setattr(distributed.Preemption, 'reached', lambda self: True)
+  config = make_config(steps=8, evals={'heldout': heldout(every_steps=1)})
+  assert not loop.train(config, tmp_path)
+  assert events == [(1, 'save'), (1, 'evaluate')]
+  assert 1 in rows(tmp_path, 'heldout/')
 
 
 def test_fewer_steps_than_were_trained_are_refused(tmp_path):

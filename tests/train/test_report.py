@@ -17,7 +17,7 @@ from vidscenic.train import report, writers
 
 def test_report_writes_everything_once(tmp_path):
   video = written.video()
-  with report.Report(tmp_path, start_step=0, is_writer=True) as r:
+  with report.Report(tmp_path, is_writer=True) as r:
     r.scalars(2, 'train', {'loss': 0.25})
     r.scalars(2, 'davis', {'jaccard': 0.5})
     r.media(2, 'davis', {'first/frame': video[0]})
@@ -50,7 +50,7 @@ def test_report_writes_everything_once(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-  with report.Report(tmp_path / 'run', start_step=0, is_writer=False) as r:
+  with report.Report(tmp_path / 'run', is_writer=False) as r:
     r.scalars(1, 'train', {'loss': 0.25})
     r.media(1, 'eval', {'clip': written.video()})
     r.rewind(0)
@@ -59,9 +59,7 @@ def test_other_processes_write_nothing(tmp_path):
 
 
 def test_report_without_tensorboard_has_no_event_files(tmp_path):
-  with report.Report(
-    tmp_path, start_step=0, is_writer=True, tensorboard=False
-  ) as r:
+  with report.Report(tmp_path, is_writer=True, tensorboard=False) as r:
     r.scalars(1, 'train', {'loss': 1.0})
     r.text(1, 'run', {'config': 'x'})
     r.media(1, 'eval', {'frame': written.video()[0]})
@@ -71,7 +69,8 @@ def test_report_without_tensorboard_has_no_event_files(tmp_path):
 
 def test_resumed_report_equals_an_uninterrupted_one(tmp_path):
   def train(folder, start, stop):
-    with report.Report(folder, start_step=start, is_writer=True) as r:
+    with report.Report(folder, is_writer=True) as r:
+      r.rewind(start)
       for step in range(start + 1, stop + 1):
         r.scalars(step, 'train', {'loss': 1 / step})
 
@@ -89,7 +88,7 @@ def test_resumed_report_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_rollback_rewinds_a_running_report(tmp_path):
-  with report.Report(tmp_path, start_step=0, is_writer=True) as r:
+  with report.Report(tmp_path, is_writer=True) as r:
     for step in (1, 2, 3, 4):
       r.scalars(step, 'train', {'loss': step})
     r.rewind(2)
@@ -101,10 +100,10 @@ def test_rollback_rewinds_a_running_report(tmp_path):
 
 
 def test_evaluating_a_checkpoint_drops_nothing(tmp_path):
-  with report.Report(tmp_path, start_step=0, is_writer=True) as r:
+  with report.Report(tmp_path, is_writer=True) as r:
     for step in (1, 2, 3):
       r.scalars(step, 'train', {'loss': step})
-  with report.Report(tmp_path, start_step=None, is_writer=True) as r:
+  with report.Report(tmp_path, is_writer=True) as r:
     r.scalars(1, 'davis', {'jaccard': 0.5})
   assert [r['step'] for r in written.rows(tmp_path / 'metrics.jsonl')] == [
     1,
@@ -116,7 +115,7 @@ def test_evaluating_a_checkpoint_drops_nothing(tmp_path):
 
 
 def test_wrong_pictures_and_closed_reports_are_named(tmp_path):
-  r = report.Report(tmp_path, start_step=0, is_writer=True)
+  r = report.Report(tmp_path, is_writer=True)
   with pytest.raises(ValueError, match="'eval/x': expected uint8.*float32"):
     r.media(1, 'eval', {'x': np.zeros((4, 4, 3), np.float32)})
   with pytest.raises(ValueError, match="'eval/x': expected 3 or 4 axes"):
@@ -177,7 +176,7 @@ def test_bucket_gets_everything_at_mirror_and_close(tmp_path, monkeypatch):
   local.mkdir()
   monkeypatch.setattr(report.epath, 'Path', _Bucket)
   monkeypatch.setattr(report.tempfile, 'tempdir', str(local))
-  r = report.Report(str(bucket), start_step=0, is_writer=True)
+  r = report.Report(str(bucket), is_writer=True)
   r.scalars(1, 'train', {'loss': 1.0})
   r.media(1, 'eval', {'frame': written.video()[0]})
   assert not list(bucket.rglob('*'))
@@ -196,7 +195,8 @@ def test_bucket_gets_everything_at_mirror_and_close(tmp_path, monkeypatch):
   assert not list(local.iterdir())
 
   # A run restored at step 1 continues from the rows in the bucket.
-  with report.Report(str(bucket), start_step=1, is_writer=True) as r:
+  with report.Report(str(bucket), is_writer=True) as r:
+    r.rewind(1)
     r.scalars(2, 'train', {'loss': 20.0})
   rows = written.rows(bucket / 'metrics.jsonl')
   assert [row['train/loss'] for row in rows] == [1.0, 20.0]
@@ -205,7 +205,7 @@ def test_bucket_gets_everything_at_mirror_and_close(tmp_path, monkeypatch):
 
 def test_local_folder_can_be_treated_as_a_bucket(tmp_path):
   workdir = tmp_path / 'run'
-  with report.Report(workdir, start_step=0, is_writer=True, remote=True) as r:
+  with report.Report(workdir, is_writer=True, remote=True) as r:
     r.scalars(1, 'train', {'loss': 1.0})
     assert not list(workdir.iterdir())
   assert len(written.rows(workdir / 'metrics.jsonl')) == 1
@@ -217,7 +217,7 @@ def test_local_folder_can_be_treated_as_a_bucket(tmp_path):
 def test_workdir_below_a_file_is_explained(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match=r'file/run/metrics.jsonl.*--workdir'):
-    report.Report(tmp_path / 'file' / 'run', start_step=0, is_writer=True)
+    report.Report(tmp_path / 'file' / 'run', is_writer=True)
 
 
 def test_forbidden_workdir_stays_a_permission_error(tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_forbidden_workdir_stays_a_permission_error(tmp_path, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, 'mkdir', refuse)
   with pytest.raises(PermissionError, match='may write to'):
-    report.Report(tmp_path, start_step=0, is_writer=True)
+    report.Report(tmp_path, is_writer=True)
 
 
 @contextlib.contextmanager
@@ -241,7 +241,7 @@ def _file_size_limit(size):
 
 def test_event_file_that_cannot_grow_is_explained(tmp_path):
   with pytest.raises(OSError, match='tfevents.*File too large') as error:
-    with report.Report(tmp_path, start_step=0, is_writer=True) as r:
+    with report.Report(tmp_path, is_writer=True) as r:
       with _file_size_limit(20_000):
         for step in range(1, 1000):
           r.text(step, 'run', {'config': 'x' * 1000})

@@ -74,11 +74,25 @@ def test_accumulation_with_a_microbatch_without_targets():
   # At this threshold a batch of 16 holds one or two rows of the second term,
   # so some of the two microbatches hold none.
   changes = {'task__kwargs__threshold': 4.5, 'task__kwargs__noise': 0.0}
-  one = train(make_config(batch_size=16, **changes))
+  config = make_config(batch_size=16, **changes)
+  batches = pipeline.make_train_iter(config.data.train, batch_size=16, seed=0)
+  # As the step divides a batch: every second row.
+  targets = [next(batches)['y'].reshape(8, 2) > 4.5 for _ in range(5)]
+  batches.close()
+  assert any((t.sum(0) == 0).any() and t.any() for t in targets)
+  one = train(config)
   many = train(make_config(batch_size=16, accum_steps=2, **changes))
   assert np.isfinite(many[0]).all()
   np.testing.assert_allclose(many[0], one[0], rtol=1e-5)
   close(many[1].params, one[1].params)
+
+
+def test_accumulation_costs_no_further_products():
+  flops = [
+    run_lib.Run(make_config(batch_size=64, accum_steps=n)).compile_step(0).flops
+    for n in (1, 4)
+  ]
+  assert flops[0] == flops[1] and sum(flops[0].values()) > 0
 
 
 def test_loss_divides_once_over_the_whole_batch():

@@ -68,7 +68,8 @@ def test_restored_run_hides_later_events(tmp_path):
     first.scalars(step, 'train', {'loss': step})
   first.close()
   # Restored at step 3: rows 4 and 5 are stale, also before 4 comes again.
-  second = writers.TensorBoardWriter(tmp_path, purge_step=4)
+  second = writers.TensorBoardWriter(tmp_path)
+  second.purge(4)
   assert [s for s, _ in written.shown(tmp_path, 'train/loss')] == [1, 2, 3]
   second.scalars(4, 'train', {'loss': 40})
   second.close()
@@ -121,7 +122,8 @@ def test_restart_drops_rows_beyond_the_restored_step(tmp_path):
     writer.scalars(step, 'train', {'loss': step})
     writer.scalars(step, 'eval', {'loss': step})
   writer.close()
-  writer = writers.JsonlWriter(path, keep_until_step=4)
+  writer = writers.JsonlWriter(path)
+  writer.rewind(4)
   writer.scalars(5, 'train', {'loss': 50})
   writer.close()
   assert [row['step'] for row in written.rows(path)] == [2, 2, 4, 4, 5]
@@ -135,10 +137,11 @@ def test_unfinished_rewrite_leaves_the_old_rows(tmp_path, monkeypatch):
   def stop(*unused):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
+  writer = writers.JsonlWriter(path)
   with monkeypatch.context() as patch:
     patch.setattr(os, 'replace', stop)
     with pytest.raises(OSError, match='metrics.jsonl.*Free some space'):
-      writers.JsonlWriter(path, keep_until_step=1)
+      writer.rewind(1)
   assert [row['step'] for row in written.rows(path)] == [1, 2]
   assert len(list(tmp_path.iterdir())) == 1
 

@@ -2,9 +2,9 @@
 
 The function serves self- and cross-attention of every project: float32
 softmax, boolean masks (True = may attend), exact query chunking, an optional
-fused kernel. The module adds the projections of rvm.md 5, moog.md 1.1
-(RMS-normalised queries and keys) and perceiver.md 2 (separate query/key and
-value widths).
+fused kernel. The module adds the projections, for MooG (arXiv 2411.05927) with
+RMS-normalised queries and keys, for Perceiver (2103.03206) with separate widths
+of queries and keys, and of values.
 
 Keys and values may have leading axes of size 1 where the queries have more:
 they are then shared, not copied. RVM's decoder reads the same source features
@@ -54,8 +54,8 @@ def dot_product_attention(
       them; the result is exact. The fused kernel never forms the matrix and
       ignores it.
     masked_rows: what a query without any allowed key returns: 'uniform' the
-      mean of all values (a softmax over equal logits; moog.md 1.1), 'zero'
-      zeros (perceiver.md 2).
+      mean of all values (a softmax over equal logits, as in MooG), 'zero'
+      zeros (as in Perceiver).
     return_weights: also return the weights, which forces the 'xla' formula.
 
   Returns:

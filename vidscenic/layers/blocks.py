@@ -3,8 +3,8 @@
 One block covers the published models by the `order` of its branches:
 
   ('self', 'mlp')            ViT, 4DS, LayerLock, MooG predictor
-  ('cross', 'mlp', 'self')   RVM's core and decoder (rvm.md 8)
-  ('self+cross', 'mlp')      MooG corrector, TRAJAN (moog.md 1.2)
+  ('cross', 'mlp', 'self')   RVM's core and decoder
+  ('self+cross', 'mlp')      MooG corrector, TRAJAN
   ('cross', 'mlp')           MooG decoder, Perceiver's cross-attention
 
 'self+cross' is one residual branch: both attentions read the same normalised
@@ -55,7 +55,7 @@ class DropPath(nn.Module):
   """Drops a whole residual branch, drawn once per example.
 
   Examples are the first axis of x; all that belongs to one, such as frames or
-  groups of tokens in further axes, is kept or dropped together (hip.md 2).
+  groups of tokens in further axes, is kept or dropped together.
   They are kept with probability 1 - rate and then divided by it unless
   `rescale` is off. Without leading axes, x [N, D], there is one draw.
   """
@@ -229,7 +229,7 @@ class Block(nn.Module):
 
   def _self_attention(self, y, mask, rotary, scale):
     if rotary is not None and self.rotary_site == 'norm':
-      # Queries, keys and values all see the positions (layerlock.md 3.3).
+      # Queries, keys and values all see the positions, as in 4DS.
       y, rotary = rotary.apply(y), None
     attend = self._attention(y.shape[-1], scale, 'self_attention')
     return attend(y, mask=mask, rotary=rotary)

@@ -4,8 +4,8 @@ Those of a grid are computed by NumPy in double precision while the program is
 traced. In float32 arithmetic the highest frequencies would be noise: MooG's
 phases reach 1.6e6 rad, where neighbouring float32 numbers are 0.125 apart.
 They enter the program as one small table per axis: Perceiver's code for optical
-flow, 182528 x 258, would be a literal of 188 MB. Sources: moog.md 1.4,
-perceiver.md 3.
+flow, 182528 x 258, would be a literal of 188 MB. Sources: the released
+code of MooG (arXiv 2411.05927) and Perceiver IO (2107.14795).
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from vidscenic.layers import position
 def linear_grid(grid: Sequence[int]) -> np.ndarray:
   """Coordinates in [-1, 1], both end points included: float64[*grid, axes].
 
-  The first and last index of an axis sit at exactly -1 and 1 (moog.md 1.4,
-  perceiver.md 3); an axis of length 1 sits at -1. The order is that of grid.
+  The first and last index of an axis sit at exactly -1 and 1; an axis of
+  length 1 sits at -1. The order is that of grid.
   """
   return np.stack(np.meshgrid(*linear_axes(grid), indexing='ij'), axis=-1)
 
@@ -31,7 +31,7 @@ def linear_axes(grid: Sequence[int]) -> tuple[np.ndarray, ...]:
 
 
 def octaves(coordinates, num_bases: int):
-  """Sines and cosines of 2^i * pi * c, i < num_bases (moog.md 1.4).
+  """Sines and cosines of 2^i * pi * c, i < num_bases (MooG).
 
   Args:
     coordinates: [..., A]; float64 NumPy for constants, else JAX. For those of
@@ -77,7 +77,7 @@ def bands(
   concat_positions: bool = True,
   sine_only: bool = False,
 ):
-  """Sines and cosines of pi * p * f, f from 1 to Nyquist (perceiver.md 3).
+  """Sines and cosines of pi * p * f, f from 1 to Nyquist (Perceiver).
 
   Args:
     positions: [..., A] in [-1, 1]; float64 NumPy for constants or JAX, then

@@ -2,8 +2,8 @@
 
 `ClassificationHead` pools by the mean or a token. `AttentionPool` reads tokens
 with learned queries: the defaults are the MAP head of big_vision, and its
-options make V-JEPA 2's pooler (mae_family.md 5.3). `AttentiveReadout` is the
-readout of 4DS (scaling4d.md 5) and of MooG's published heads (moog.md 4.1).
+options make V-JEPA 2's pooler (arXiv 2506.09985). `AttentiveReadout` is the
+readout of 4DS (2412.15212) and of MooG's published heads (2411.05927).
 """
 
 import functools

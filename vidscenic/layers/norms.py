@@ -36,7 +36,7 @@ def layer_norm(
 class InstanceNorm(nn.Module):
   """Mean and variance over H and W of every channel: [..., H, W, C].
 
-  Leading axes, frames and examples, never share statistics (tapir.md 1.1).
+  Leading axes, frames and examples, never share statistics.
   Parameters: scale [C] and bias [C].
   """
 

@@ -6,8 +6,8 @@ depends on one axis only, these are one small table per axis, which the program
 spreads over the grid. Fourier features are in `layers.fourier`.
 
 Grids are (t, h, w) or any other number of axes; tokens are numbered row-major,
-the last axis fastest. Sources: rvm.md 4, mae_family.md 1 and 5.3, layerlock.md
-3.3.
+the last axis fastest. Sources: the released code of RVM (arXiv 2512.13684), 4DS
+(2412.15212), VideoMAE (2203.12602) and V-JEPA 2 (2506.09985).
 """
 
 import math
@@ -167,7 +167,7 @@ def resize_table(table, grid: Sequence[int]):
   """Resizes a table of positions as jax.image.resize(..., 'cubic') does.
 
   Keys' cubic with a = -0.5, half-pixel centres, widened when shrinking
-  (antialias), weights renormalised at the border (rvm.md 4). PyTorch's
+  (antialias), weights renormalised at the border. PyTorch's
   bicubic has a = -0.75 and clamps; tables then differ by up to 1.0.
 
   Args:

@@ -1,6 +1,6 @@
 """Pre-activation residual network (ResNet v2) for frames.
 
-The backbone of TAPIR (tapir.md 1.1) and TAP-Net (tapir.md 5). A unit is
+The backbone of TAPIR (arXiv 2306.08637) and TAP-Net (2211.03726). A unit is
 norm, relu, 3x3 convolution, norm, relu, 3x3 convolution, plus a shortcut. The
 first unit of every group projects the *activated* input for the shortcut, also
 where nothing changes its shape. Convolutions have no bias and pad as XLA's

@@ -1,7 +1,8 @@
 """Vision transformer for images and clips, with the standard sizes.
 
-Covers the encoders of RVM (rvm.md 3-6), 4DS and LayerLock (scaling4d.md 2-3,
-layerlock.md 3), VideoMAE, MAE-ST, ViViT and V-JEPA 2 (mae_family.md 1 and 5).
+Covers the encoders of RVM (arXiv 2512.13684), 4DS (2412.15212), LayerLock
+(2509.10156), VideoMAE (2203.12602), MAE-ST (2205.09113), ViViT (2103.15691) and
+V-JEPA 2 (2506.09985).
 Masked encoders pass the ids of the visible tokens: their patches are gathered
 before they are embedded.
 
@@ -19,8 +20,8 @@ from vidscenic.layers import patches, position, transformer
 from vidscenic.ops import masking
 from vidscenic.ops import video as video_ops
 
-# width, depth, num_heads, mlp_features. G and e: scaling4d.md 6; g: V-JEPA 2
-# (mae_family.md 5.3), whose 22 heads differ from other models of that name.
+# width, depth, num_heads, mlp_features. G and e are those of 4DS; g is V-JEPA
+# 2's, whose 22 heads differ from other models of that name.
 SIZES = {
   'Ti': (192, 12, 3, 768),
   'S': (384, 12, 6, 1536),

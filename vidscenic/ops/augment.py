@@ -199,26 +199,6 @@ def mix(first, second, ratio):
   return ratio * first + (1 - ratio) * second
 
 
-def paste(inside, outside, box):
-  """Pixels of one batch inside a box, of another outside.
-
-  Args:
-    inside: [B, T, H, W, C] or [B, H, W, C].
-    outside: the same shape.
-    box: bool[B, H, W], or bool[H, W] for all rows; the same in all frames.
-
-  Raises:
-    ValueError: the box does not fit the frames.
-  """
-  if box.shape[-2:] != inside.shape[-3:-1] or (
-    box.ndim == 3 and box.shape[0] != inside.shape[0]
-  ):
-    raise ValueError(f'box {box.shape} does not fit video {inside.shape}')
-  if box.ndim == 3:
-    box = box.reshape(box.shape[0], *(1,) * (inside.ndim - 4), *box.shape[1:])
-  return jnp.where(box[..., None], inside, outside)
-
-
 def cutmix_boxes(keys, *, size: Sequence[int], alpha: float = 1.0):
   """Draws the boxes of CutMix (arXiv 1905.04899).
 
@@ -256,32 +236,6 @@ def cutmix_boxes(keys, *, size: Sequence[int], alpha: float = 1.0):
   return boxes, jnp.mean(boxes.astype(jnp.float32), axis=(-2, -1))
 
 
-def mixup(keys, inputs, labels, *, alpha: float):
-  """Mixes every row with its mirror image in the batch (arXiv 1710.09412).
-
-  Row b is paired with row B - 1 - b. Rows depend on each other, so this is one
-  of the few things that change under accumulation; the ratios do not with one
-  key per row. Training batches only: there is no row mask, so a padded row
-  would leak. For other pairs use `beta_ratios` and `mix`.
-
-  Args:
-    keys: one key for one ratio for the whole batch, or keys[B] for one each.
-    inputs: float [B, ...].
-    labels: float [B, classes], one-hot or soft.
-    alpha: ratio ~ Beta(alpha, alpha), > 0.
-
-  Returns:
-    (inputs, labels), the same shapes; the labels keep their sum.
-
-  Raises:
-    TypeError: labels or inputs are not floating point.
-    ValueError: alpha <= 0, or keys that are neither one nor [B].
-  """
-  _check_mixing(keys, inputs, labels)
-  ratio = beta_ratios(keys, alpha=alpha)
-  return mix(inputs, inputs[::-1], ratio), mix(labels, labels[::-1], ratio)
-
-
 def beta_ratios(keys, *, alpha: float):
   """Draws float32[...] from Beta(alpha, alpha), one number per key[...].
 
@@ -301,35 +255,6 @@ def _beta(key, alpha):
   return jax.random.beta(key, alpha, alpha)
 
 
-def cutmix(keys, inputs, labels, *, alpha: float = 1.0):
-  """Pastes a box of the mirror row into every row (arXiv 1905.04899).
-
-  The box is the same in all frames. Pairs and accumulation as in `mixup`. The
-  Perceiver keeps the row's own pixels *inside*; use `cutmix_boxes`, `paste` and
-  `mix` for that.
-
-  Args:
-    keys: one key for one box for the whole batch, or keys[B] for one each.
-    inputs: float [B, T, H, W, C] or [B, H, W, C].
-    labels: float [B, classes], one-hot or soft.
-    alpha: see `cutmix_boxes`.
-
-  Returns:
-    (inputs, labels), the same shapes; labels are mixed by the area that was
-    really pasted and keep their sum.
-
-  Raises:
-    TypeError: labels or inputs are not floating point.
-    ValueError: alpha <= 0, or keys that are neither one nor [B].
-  """
-  _check_mixing(keys, inputs, labels)
-  boxes, area = cutmix_boxes(keys, size=inputs.shape[-3:-1], alpha=alpha)
-  return (
-    paste(inputs[::-1], inputs, boxes),
-    mix(labels[::-1], labels, area),
-  )
-
-
 def _check_alpha(alpha):
   if alpha <= 0:
     raise ValueError(f'alpha must be positive, got {alpha}')
@@ -342,15 +267,3 @@ def _check_rows(keys, video):
     )
   if keys.shape[0] != video.shape[0]:
     raise ValueError(f'{keys.shape[0]} keys for {video.shape[0]} rows')
-
-
-def _check_mixing(keys, inputs, labels):
-  for name, array in (('inputs', inputs), ('labels', labels)):
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-      raise TypeError(f'{name} must be floating point, got {array.dtype}')
-  shape = masking.typed_key(keys).shape
-  if shape not in ((), inputs.shape[:1]) or labels.ndim != 2:
-    raise ValueError(
-      f'keys {shape} for inputs {inputs.shape} and labels {labels.shape}: '
-      'expected one key or one per row, and labels [B, classes]'
-    )

@@ -1,6 +1,6 @@
 """Coordinates and sampling at coordinates.
 
-One convention everywhere (data.md 6, tapir.md 0), **raster pixels**: (0, 0) is
+One convention everywhere, that of TAP-Vid, **raster pixels**: (0, 0) is
 the upper left *corner* of the first pixel and (W, H) the lower right corner of
 the last; pixel (row i, column j) has its centre at x = j + 0.5, y = i + 0.5.
 Time is in frames and has no half: frame k is at t = k. Normalised ("unit")

@@ -196,7 +196,7 @@ def normalize_patches(patches, mode: str, *, num_channels: int = 3):
 def resize(video, *, size: Sequence[int], method: str, antialias: bool):
   """Resizes every frame with half-pixel centres, as `jax.image.resize` does.
 
-  Measured equivalences on noise (specs/data.md 4.5): bilinear with antialias
+  Measured equivalences on noise: bilinear with antialias
   is TensorFlow's antialias and PIL's BILINEAR; bilinear without is
   TensorFlow's default and OpenCV's INTER_LINEAR; bicubic without is
   TensorFlow's bicubic, not OpenCV's.

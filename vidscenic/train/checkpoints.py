@@ -11,8 +11,7 @@ import errno
 import logging as std_logging
 import math
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ from vidscenic.train import distributed, paths
 from vidscenic.train import state as state_lib
 
 FOLDER = 'checkpoints'
-BROKEN = 'checkpoints_unreadable'
+ASIDE = 'checkpoints_aside'
 
 
 def full_path(path: epath.PathLike) -> epath.Path:
@@ -55,6 +54,7 @@ class Checkpoints:
     read_only: bool = False,
   ):
     """Opens the folder; see `config.checkpoint` for the arguments."""
+    _hush_orbax()
     self._workdir = full_path(workdir)
     self._best_metric = best_metric
     keep = [policies.LatestN(keep_last)]
@@ -80,7 +80,7 @@ class Checkpoints:
     folder = self._workdir / FOLDER
     if not self._read_only:
       folder.mkdir(parents=True, exist_ok=True)
-    return _manager(folder, self._options)
+    return open_manager(folder, self._options)
 
   def steps(self) -> list[int]:
     """Steps of the checkpoints on disk, ascending."""
@@ -139,9 +139,10 @@ class Checkpoints:
   ) -> tuple[state_lib.TrainState, dict[str, Any]] | None:
     """Restores the newest readable checkpoint, the same on every process.
 
-    Unreadable checkpoints that are newer move to 'checkpoints_unreadable', so
-    that their steps can be saved again; nothing moves before an older one was
-    read, lest a fault that passes (a mount, a permission) discards a run.
+    Newer ones that are unreadable or not accepted move to 'checkpoints_aside',
+    so that their steps can be saved again and no restart finds them; nothing
+    moves before an older one was read, lest a fault that passes (a mount, a
+    permission) discards a run.
 
     Args:
       target: ShapeDtypeStructs with the shardings to restore to.
@@ -149,7 +150,7 @@ class Checkpoints:
       accept: says by its meta whether a checkpoint will do.
 
     Returns:
-      (state, meta), or None if there is no checkpoint.
+      (state, meta), or None if there is no checkpoint, or none is accepted.
 
     Raises:
       ValueError: the checkpoint is readable but has other leaves, shapes or
@@ -166,7 +167,7 @@ class Checkpoints:
           f'{self.steps()}'
         )
       return self._restore_step(step, target)
-    unreadable = []
+    unreadable, passed = [], []
     steps = self.steps()
     distributed.barrier('checkpoints_listed')
     for candidate in reversed(steps):
@@ -178,11 +179,14 @@ class Checkpoints:
       if not distributed.all_agree(error is None):
         logging.error('%s; trying the one before', error or 'a peer failed')
         unreadable.append(candidate)
+        passed.append(candidate)
         continue
       if accept(found[1]):
         if not self._read_only:
-          self._set_aside(unreadable)
+          self._set_aside(passed)
         return found
+      passed.append(candidate)
+      del found  # or two states would lie on the devices
     if unreadable:
       raise OSError(
         f'{self._workdir / FOLDER}: no readable checkpoint among {steps}; the '
@@ -208,13 +212,13 @@ class Checkpoints:
   def _restore_step(self, step, target):
     where = self._workdir / FOLDER / str(step)
     target = target._asdict()
-    stored = paths.named_leaves(_stored_tree(self._manager, step, where))
+    stored = paths.named_leaves(stored_tree(self._manager, step, where))
     part = not jax.tree.leaves(target['opt_state'])
     if part:
       del target['opt_state']
       stored = {k: v for k, v in stored.items() if k.split('/')[0] in target}
-    _compare(paths.named_leaves(target), stored, where)
-    restored = _read(
+    check_leaves(paths.named_leaves(target), stored, where)
+    restored = read_items(
       self._manager,
       step,
       where,
@@ -226,12 +230,12 @@ class Checkpoints:
     return state_lib.TrainState(**state), restored['meta']
 
   def _set_aside(self, steps):
-    """Moves broken checkpoints away, so that their steps can be saved again."""
+    """Moves checkpoints away, so that their steps can be saved again."""
     if not steps:
       return
     self._manager.close()
     if jax.process_index() == 0:
-      target = self._workdir / BROKEN
+      target = self._workdir / ASIDE
       target.mkdir(parents=True, exist_ok=True)
       for step in steps:
         number = 0
@@ -263,144 +267,78 @@ class Checkpoints:
       self._manager.close()
 
 
-def load_run(
-  path: str,
-  target: Any,
-  *,
-  params: str = 'params',
-  rules: Sequence[tuple[str, str]] = ((r'(.*)', r'\1'),),
-  ignore: Sequence[str] = (),
-  model_state: Any = None,
-) -> Any:
-  """Takes parameters from the newest checkpoint of another run.
+def open_manager(folder, options):
+  """Orbax's manager of a folder of checkpoints, without its chatter."""
+  _hush_orbax()
+  # With handlers named here, metadata can be read before the first save.
+  return ocp.CheckpointManager(
+    folder,
+    options=options,
+    item_handlers={
+      'state': ocp.PyTreeCheckpointHandler(),
+      'meta': ocp.JsonCheckpointHandler(),
+    },
+  )
 
-  Args:
-    path: the other run's workdir.
-    target: nested dicts of ShapeDtypeStructs with shardings: this run.
-    params: 'params' or 'ema' (averaged where there is an average).
-    rules: (target regex, source name) pairs; the first regex that matches a
-      whole target path names its source, with groups as in `re.sub`. Leaves
-      that no rule matches keep their fresh values.
-    ignore: regexes of source leaves that may stay unused.
-    model_state: ShapeDtypeStructs of batch statistics and the like, by
-      collection; the rules are for the paths below a collection. What the
-      other run lacks keeps its fresh values.
 
-  Returns:
-    Nested dicts with the leaves that were found, the others are missing; with
-    `model_state` a pair of such dicts.
+def stored_tree(manager, step, where):
+  """Shapes and types of a stored state, as nested dicts.
 
   Raises:
-    OSError: no checkpoint under path, or an unreadable one.
-    ValueError: a matched leaf without source, of another shape or type, a
-      source leaf that is neither used nor ignored, or an average that the run
-      does not have.
+    OSError: the checkpoint is damaged.
   """
-  folder = full_path(path) / FOLDER
-  if not folder.exists():
-    raise FileNotFoundError(
-      f"init_from.path={path!r} has no {FOLDER!r} folder: want a run's workdir"
-    )
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with contextlib.closing(_manager(folder, options)) as manager:
-    step = manager.latest_step()
-    if step is None:
-      raise FileNotFoundError(f'init_from.path={path!r} holds no checkpoint')
-    where = folder / str(step)
-    stored = _stored_tree(manager, step, where)
-    if params == 'ema' and not stored.get('ema_params'):
-      raise ValueError(f"init_from.params='ema' but {where} has no average")
-    main = paths.named_leaves(stored['params'])
-    average = (
-      paths.named_leaves(stored['ema_params']) if params == 'ema' else {}
-    )
-    wanted = paths.named_leaves(target)
-    names = _sources(wanted, main, rules, ignore, where)
-    _compare(
-      {n: wanted[n] for n in names},
-      {n: main[s] for n, s in names.items()},
-      where,
-    )
-    states = paths.named_leaves(model_state or {})
-    state_names = _state_sources(
-      states, paths.named_leaves(stored.get('model_state') or {}), rules, where
-    )
-    # One source may serve several targets, so restore by source name.
-    request = {'params': {}, 'ema_params': {}, 'model_state': {}}
-    for name, source in names.items():
-      group = 'ema_params' if source in average else 'params'
-      request[group][source] = wanted[name]
-    for name, source in state_names.items():
-      request['model_state'][source] = states[name]
-    item = {g: _nested(leaves) for g, leaves in request.items() if leaves}
-    restored = _read(manager, step, where, item, partial=True)['state']
-  state_leaves = paths.named_leaves(restored.pop('model_state', {}))
-  flat = {}
-  for group in restored.values():
-    flat.update(paths.named_leaves(group))
-  kept = sorted(wanted.keys() - names.keys())
-  logging.info(
-    'init_from %s: %d leaves loaded, %d kept fresh%s',
-    where,
-    len(names),
-    len(kept),
-    f' ({", ".join(kept[:5])}{", ..." if len(kept) > 5 else ""})' * bool(kept),
+  try:
+    stored = manager.item_metadata(step)['state']
+    if stored is None:
+      raise OSError('its state is missing')
+    return getattr(stored, 'tree', stored)
+  except Exception as e:  # any damage shows up as some exception of Orbax
+    raise OSError(f'{where} is unreadable: {_brief(e)}') from e
+
+
+def read_items(manager, step, where, state, *, partial=False, **items):
+  """Restores the state, shaped as given, and other items.
+
+  Raises:
+    OSError: the checkpoint is damaged.
+  """
+  restore_args = ocp.checkpoint_utils.construct_restore_args(state)
+  state = ocp.args.PyTreeRestore(
+    state, restore_args=restore_args, partial_restore=partial
   )
-  loaded = _nested({name: flat[source] for name, source in names.items()})
-  if model_state is None:
-    return loaded
-  return loaded, _nested(
-    {name: state_leaves[source] for name, source in state_names.items()}
-  )
+  try:
+    return manager.restore(step, args=ocp.args.Composite(state=state, **items))
+  except Exception as e:  # as above: truncated files, missing files, ...
+    if isinstance(e, MemoryError) or 'RESOURCE_EXHAUSTED' in str(e):
+      raise  # nothing is wrong with the file
+    raise OSError(f'{where} is unreadable: {_brief(e)}') from e
 
 
-def _state_sources(wanted, stored, rules, where):
-  """{target name: source name} of the model state that the other run has."""
-  names = {}
-  for name in wanted:
-    collection, slash, path = name.partition('/')
-    source = _renamed(path, rules) if path else ''
-    if source is not None and f'{collection}{slash}{source}' in stored:
-      names[name] = f'{collection}{slash}{source}'
-  _compare(
-    {n: wanted[n] for n in names},
-    {n: stored[s] for n, s in names.items()},
-    where,
-  )
-  return names
+def check_leaves(wanted, stored, where):
+  """Compares {name: leaf}: Orbax fills absent ones and casts types silently.
 
-
-def _renamed(name, rules):
-  """The source of a target by the first rule that matches it, else None."""
-  for pattern, source in rules:
-    if re.fullmatch(pattern, name):
-      return re.sub(f'^(?:{pattern})$', source, name)
-  return None
-
-
-def _sources(wanted, stored, rules, ignore, where):
-  """{target name: source name}; nothing may be missing or left over."""
-  names = {name: _renamed(name, rules) for name in wanted}
-  names = {name: s for name, s in names.items() if s is not None}
-  if not names:
-    raise ValueError(f'init_from.rules={rules} match no parameter')
-  missing = sorted(set(names.values()) - stored.keys())
-  if missing:
-    raise ValueError(f'init_from: {where} has no {missing[:5]}')
-  unused = sorted(
-    s
-    for s in stored.keys() - set(names.values())
-    if not any(re.search(pattern, s) for pattern in ignore)
-  )
-  if unused:
+  Raises:
+    ValueError: other names, shapes or types, by name.
+  """
+  absent = sorted(wanted.keys() - stored.keys())
+  surplus = sorted(stored.keys() - wanted.keys())
+  if absent or surplus:
     raise ValueError(
-      f'init_from: {len(unused)} leaves of {where} are not used, such as '
-      f'{unused[:5]}; name them in init_from.ignore'
+      f'{where} belongs to another model or optimizer: it lacks {absent[:5]} '
+      f'({len(absent)} leaves) and has {surplus[:5]} ({len(surplus)} leaves) '
+      'that this config does not; check task, optim and ema, or use init_from'
     )
-  return names
-
-
-# --- private ---
+  for name, want in wanted.items():
+    have = stored[name]
+    if tuple(have.shape) != tuple(want.shape):
+      raise ValueError(
+        f'{where}: {name} has shape {tuple(have.shape)}, this config wants '
+        f'{tuple(want.shape)}'
+      )
+    if np.dtype(have.dtype) != np.dtype(want.dtype):
+      raise ValueError(
+        f'{where}: {name} is {have.dtype}, this config wants {want.dtype}'
+      )
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -436,76 +374,6 @@ def _hush_orbax():
     handler.addFilter(_not_orbax_chatter)
 
 
-def _manager(folder, options):
-  _hush_orbax()
-  # With handlers named here, metadata can be read before the first save.
-  return ocp.CheckpointManager(
-    folder,
-    options=options,
-    item_handlers={
-      'state': ocp.PyTreeCheckpointHandler(),
-      'meta': ocp.JsonCheckpointHandler(),
-    },
-  )
-
-
-def _stored_tree(manager, step, where):
-  """Shapes and types of a stored state, as nested dicts."""
-  try:
-    stored = manager.item_metadata(step)['state']
-    if stored is None:
-      raise OSError('its state is missing')
-    return getattr(stored, 'tree', stored)
-  except Exception as e:  # any damage shows up as some exception of Orbax
-    raise OSError(f'{where} is unreadable: {_brief(e)}') from e
-
-
-def _read(manager, step, where, state, *, partial=False, **items):
-  """Restores the state, shaped as given, and other items."""
-  restore_args = ocp.checkpoint_utils.construct_restore_args(state)
-  state = ocp.args.PyTreeRestore(
-    state, restore_args=restore_args, partial_restore=partial
-  )
-  try:
-    return manager.restore(step, args=ocp.args.Composite(state=state, **items))
-  except Exception as e:  # as above: truncated files, missing files, ...
-    raise OSError(f'{where} is unreadable: {_brief(e)}') from e
-
-
 def _brief(error):
   """The first line of an error without tensorstore's long spec."""
   return str(error).split(' [tensorstore_spec')[0].split('\n')[0]
-
-
-def _nested(flat):
-  tree = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
-
-
-def _compare(wanted, stored, where):
-  """Orbax fills absent leaves and casts types silently; this does not."""
-  absent = sorted(wanted.keys() - stored.keys())
-  surplus = sorted(stored.keys() - wanted.keys())
-  if absent or surplus:
-    raise ValueError(
-      f'{where} belongs to another model or optimizer: it lacks {absent[:5]} '
-      f'({len(absent)} leaves) and has {surplus[:5]} ({len(surplus)} leaves) '
-      'that this config does not; check task, optim and ema, or use init_from'
-    )
-  for name, want in wanted.items():
-    have = stored[name]
-    if tuple(have.shape) != tuple(want.shape):
-      raise ValueError(
-        f'{where}: {name} has shape {tuple(have.shape)}, this config wants '
-        f'{tuple(want.shape)}'
-      )
-    if np.dtype(have.dtype) != np.dtype(want.dtype):
-      raise ValueError(
-        f'{where}: {name} is {have.dtype}, this config wants {want.dtype}'
-      )

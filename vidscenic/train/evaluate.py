@@ -9,7 +9,6 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from vidscenic import config as vc
 from vidscenic.train import checkpoints as checkpoints_lib
 from vidscenic.train import distributed, loop, report
 from vidscenic.train import run as run_lib
@@ -47,16 +46,12 @@ def evaluate(
   if follow and step is not None:
     raise ValueError('--follow goes on with new checkpoints: leave out --step')
   path = checkpoints_lib.full_path(workdir)
-  trained = workdir_lib.load_config(path)
-  changes = vc.difference(trained['task'], vc.plain(config.task))
-  if changes:
-    logging.warning('other task than the run was trained with: %s', changes)
+  workdir_lib.warn_of_another_task(path, config)
   run = run_lib.Run(config)
   evaluators = run.evaluators()
   figures, last = {}, -1
   with report.Report(
     path / 'evaluation',
-    start_step=None,
     is_writer=jax.process_index() == 0,
     console_skip=tuple(config.evals),
   ) as report_:

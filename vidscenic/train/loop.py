@@ -90,7 +90,6 @@ class _Loop:
     stack.push(self.close_checkpoints)
     self.report = report.Report(
       path,
-      start_step=None,
       is_writer=jax.process_index() == 0,
       tensorboard=config.log.tensorboard,
       console_skip=('train', 'speed', *config.evals),
@@ -152,6 +151,8 @@ class _Loop:
         f'{self.step}: want more steps, or another --workdir'
       )
     self.report.text(0, 'config', {'resolved': f'```\n{self.config}\n```'})
+    # Before other threads use the machine, or utilisation would look better.
+    inspect.ideal_seconds(self.steps.get(self.run.task.phase(self.step)).flops)
     self.start_stream()
 
   def prepare_phases(self, step):
@@ -198,6 +199,7 @@ class _Loop:
   def roll_back(self):
     """Goes back to the last checkpoint that was saved on a good path."""
     failed = self.step + self.skipped
+    self.state = None  # or two states would lie on the devices
     restored = self.checkpoints.restore(
       self.run.state_shapes, accept=lambda meta: not meta['bad_steps']
     )
@@ -275,10 +277,13 @@ class _Loop:
     if evaluations or saves:
       jax.block_until_ready(self.state.step)  # or the clock misses its work
       with clock.paused():
+        if preempted:  # there may be no time for evaluations
+          self.save(must=True)
+          self.checkpoints.wait()
         for name in evaluations:
           self.evaluate(name)
-        if saves:
-          self.save(must=preempted or self.step == config.steps)
+        if saves and not preempted:
+          self.save(must=self.step == config.steps)
     return preempted and self.step < config.steps
 
   def fetch(self):

@@ -85,9 +85,6 @@ class Report:
 
   Args:
     workdir: local path or one that `etils.epath` knows, such as gs://.
-    start_step: the restored step; rows beyond it are dropped, as the run
-      writes them again. None drops nothing: for evaluating a checkpoint, best
-      in a folder of its own.
     is_writer: False for all processes but the first: nothing is written.
     tensorboard: whether to write event files.
     console_skip: prefixes whose scalars are not logged as a line, as
@@ -103,7 +100,6 @@ class Report:
     self,
     workdir: str | os.PathLike,
     *,
-    start_step: int | None,
     is_writer: bool,
     tensorboard: bool = True,
     console_skip: tuple[str, ...] = ('train',),
@@ -120,11 +116,10 @@ class Report:
     self._remote = remote
     self._local = self._staging_folder() if remote else pathlib.Path(workdir)
     self._console = writers.ConsoleWriter(skip=console_skip)
-    self._rows = writers.JsonlWriter(self._local / _METRICS, start_step)
+    self._rows = writers.JsonlWriter(self._local / _METRICS)
     self._media = writers.MediaWriter(self._local / 'media')
     if tensorboard:
-      purge_step = None if start_step is None else start_step + 1
-      self._events = writers.TensorBoardWriter(self._local, purge_step)
+      self._events = writers.TensorBoardWriter(self._local)
 
   def scalars(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
     """Writes numbers to event file, metrics.jsonl and log.
@@ -176,7 +171,7 @@ class Report:
       self._events.pictures(step, prefix, pictures)
 
   def rewind(self, step: int) -> None:
-    """Drops rows beyond `step`, after a rollback within the run."""
+    """Drops rows beyond `step`, for a run that goes on from there."""
     if self._writes():
       self._rows.rewind(step)
       if self._events:

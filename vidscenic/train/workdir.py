@@ -88,6 +88,18 @@ def load_config(workdir: epath.PathLike) -> dict:
   return json.loads(path.read_text())
 
 
+def warn_of_another_task(workdir: epath.PathLike, config: mlc.ConfigDict):
+  """Logs in what `config.task` differs from the one the run trains.
+
+  Raises:
+    FileNotFoundError: not the workdir of a run.
+  """
+  wanted = json.loads(json.dumps(vc.plain(config.task)))  # tuples as lists
+  changes = vc.difference(load_config(workdir)['task'], wanted)
+  if changes:
+    logging.warning('other task than the run was trained with: %s', changes)
+
+
 def finished_steps(workdir: epath.PathLike) -> int | None:
   """Updates of a finished run, None while it is not finished."""
   path = checkpoints.full_path(workdir) / 'DONE'

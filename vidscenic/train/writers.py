@@ -94,19 +94,16 @@ class TensorBoardWriter:
 
   Args:
     logdir: local folder, created if needed.
-    purge_step: rows of earlier files with step >= purge_step are no longer
-      shown. A run restored at step s passes s + 1. None purges nothing.
+
 
   Raises:
     OSError: with the path and a remedy, from any method.
   """
 
-  def __init__(self, logdir: str | os.PathLike, purge_step: int | None = None):
+  def __init__(self, logdir: str | os.PathLike):
     self._logdir = pathlib.Path(logdir)
     self._path = None
     self._records = None
-    if purge_step is not None:
-      self.purge(purge_step)
 
   def purge(self, step: int) -> None:
     """Hides what was written so far with a step >= `step`."""
@@ -202,29 +199,23 @@ class JsonlWriter:
   Args:
     path: local file; rows are added to an existing one, after a torn last line
       has been removed from it.
-    keep_until_step: rows with a greater step are removed first, atomically.
-      A run restored at step s passes s. None keeps all.
 
   Raises:
     OSError: with the path and a remedy, from any method.
   """
 
-  def __init__(
-    self, path: str | os.PathLike, keep_until_step: int | None = None
-  ):
+  def __init__(self, path: str | os.PathLike):
     self._path = pathlib.Path(path)
     self._file = None
-    self.rewind(keep_until_step)
+    self.rewind(math.inf)
 
-  def rewind(self, keep_until_step: int | None) -> None:
-    """Removes rows with a greater step, and lines that are not rows."""
+  def rewind(self, step: float) -> None:
+    """Removes rows beyond `step`, and lines that are not rows, atomically."""
     self.close()
     with explained(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       if self._path.exists():
-        _keep_rows(
-          self._path, math.inf if keep_until_step is None else keep_until_step
-        )
+        _keep_rows(self._path, step)
       self._file = self._path.open('ab')
 
   def scalars(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
@@ -241,9 +232,6 @@ class JsonlWriter:
     with explained(self._path):
       self._file.write(line.encode('utf-8'))
       self._file.flush()
-
-  def flush(self) -> None:
-    """Does nothing: rows are never held back."""
 
   def close(self) -> None:
     """Closes the file."""

@@ -38,6 +38,7 @@ def get_config(arg=''):
       },
     }
   )
+  config.predict.factory = 'projects._template.predict:reconstruct'
   config.data.train = _clips('', train=True)
   config.optim.lr = 2e-3
   config.optim.b2 = 0.95

@@ -1,0 +1,37 @@
+"""The memory benchmark runs from end to end; its figures are not judged."""
+
+import json
+
+import benchmarks.__main__ as all_benchmarks
+from benchmarks import predict
+from vidscenic.data import decode
+
+CONFIG = """
+from tests.tools import test_predict
+
+def get_config():
+  return test_predict.make_config('twice')
+"""
+
+
+def test_one_row_for_each_length(tmp_path, capsys):
+  (tmp_path / 'config.py').write_text(CONFIG)
+  flags = f'--config={tmp_path}/config.py --seconds 2 1 --size 32 48 --fps 8'
+  predict.main([*flags.split(), f'--json={tmp_path}/a.json'])
+  tables = json.loads((tmp_path / 'a.json').read_text())['tables']
+  rows = tables['predict']['rows']
+  assert [(r['video_s'], r['frames']) for r in rows] == [(1, 8), (2, 16)]
+  assert all(r['peak_mib'] > 50 and r['frames_per_s'] > 0 for r in rows)
+  assert 'peak of the last row over the first: ' in capsys.readouterr().out
+
+
+def test_videos_have_the_length_and_sound_that_are_measured(tmp_path):
+  predict.write_video(tmp_path / 'a.mp4', 2, 10, (32, 48))
+  index = decode.index_video(tmp_path / 'a.mp4')
+  assert (index.num_frames, index.fps) == (20, 10)
+  assert (index.height, index.width) == (32, 48)
+  assert index.has_audio
+
+
+def test_short_settings_are_flags_of_the_benchmark():
+  predict.parser().parse_args(all_benchmarks.SHORT['predict'].split())

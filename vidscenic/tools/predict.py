@@ -1,0 +1,246 @@
+"""Runs a model on one's own videos: `main.py --mode=predict`.
+
+A project plugs in one function, named by `config.predict.factory`:
+
+  def features(model, video, out, **options):
+    for chunk in video.chunks(16, size=(256, 256)):
+      ...
+      out.frames('features', pictures)
+
+It is plain code: it goes through the video as often as it likes, keeps what it
+carries from chunk to chunk, and writes its results as they come. See
+`loaded.Loaded`, `stream.VideoStream` and `outputs.Outputs` for the three.
+"""
+
+import glob
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tqdm
+from absl import logging
+
+from vidscenic import config as vc
+from vidscenic.data import containers, stream
+from vidscenic.tools import outputs
+
+
+class UsageError(ValueError):
+  """A wrong argument or field; the message is one line for a person."""
+
+
+# What a user can put right; anything else is a mistake in some code.
+ERRORS = (UsageError, containers.VideoError, OSError)
+
+# Seconds between lines of progress where there is no terminal.
+_LINE_S = 10.0
+
+
+def predict(
+  config: Any,
+  workdir: str,
+  inputs: str,
+  output: str,
+  *,
+  weights: str = '',
+  step: int | None = None,
+  overwrite: bool = False,
+  fps: float = 25.0,
+) -> list[pathlib.Path]:
+  """Calls `config.predict.factory` for every video.
+
+  Everything that can be wrong with the arguments is found before a model is
+  loaded or a file is written.
+
+  Args:
+    config: a finalized config.
+    workdir: of the run whose checkpoint is used.
+    inputs: video files, folders of pictures, patterns with * or ?, separated by
+      commas.
+    output: folder; results go to a subfolder of it for each video.
+    weights: published name or file, in place of a workdir.
+    step: the checkpoint of this step, not the newest.
+    overwrite: replace results.
+    fps: frames per second of folders of pictures.
+
+  Returns:
+    The files that were written.
+
+  Raises:
+    UsageError, VideoError, OSError: one line that says what to change.
+  """
+  if bool(workdir) == bool(weights):
+    raise UsageError(
+      'predict needs weights: pass either --workdir=FOLDER of a run or '
+      '--weights=NAME or FILE'
+    )
+  if weights and step is not None:
+    raise UsageError('--step chooses a checkpoint of --workdir: leave it out')
+  if not config.predict.factory:
+    raise UsageError(
+      'config.predict.factory is empty: this experiment does not say how to '
+      "predict; want 'package.module:function'"
+    )
+  videos = _open_videos(inputs, output, fps, overwrite)
+  try:
+    function = vc.prepare(
+      config.predict.factory,
+      3,
+      field='predict.factory',
+      **config.predict.kwargs,
+    )
+    # jax and what needs it is imported here: refusals stay fast.
+    from vidscenic.tools import load, loaded
+
+    if weights:
+      model = load.load_with_state(weights, config=config)
+    else:
+      model = loaded.from_workdir(config, workdir, step)
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+  written = []
+  for folder, video in videos.items():
+    written += predict_video(
+      function, model, video, folder, overwrite=overwrite
+    )
+  return written
+
+
+def predict_video(
+  function: Callable[..., None],
+  model: Any,
+  video: stream.VideoStream,
+  folder: str | os.PathLike,
+  *,
+  overwrite: bool = False,
+) -> list[pathlib.Path]:
+  """Calls a prediction function for one video.
+
+  Args:
+    function: function(model, video, out).
+    model: a `loaded.Loaded`.
+    video: the source; its progress is shown.
+    folder: for the results.
+    overwrite: replace files there.
+
+  Returns:
+    The files that were written.
+  """
+  start = time.monotonic()
+  with (
+    Progress(video),
+    outputs.Outputs(folder, video, overwrite=overwrite) as out,
+  ):
+    function(model, video, out)
+  seconds = time.monotonic() - start
+  end = f', damaged from there on: {video.damage}' if video.damage else ''
+  logging.info(
+    '%s: %d frames in %.1f s%s', video.path, video.num_frames, seconds, end
+  )
+  if not out.written:
+    logging.warning('%s: nothing was written', video.path)
+  return out.written
+
+
+def _open_videos(inputs, output, fps, overwrite):
+  """{folder of results: video}."""
+  if not output:
+    raise UsageError('--output is missing, such as --output=predictions')
+  if not fps >= 1e-5:
+    raise UsageError(f'--fps={fps}: want 0.00001 or more')
+  videos = {}
+  for path in _paths(inputs):
+    try:
+      video = stream.VideoStream(path, fps=fps)
+    except containers.VideoError as error:
+      raise UsageError(
+        f'--input: {error}; want a video file or a folder of pictures'
+      ) from error
+    folder = os.path.join(os.path.expanduser(output), video.name)
+    if folder in videos:
+      raise UsageError(
+        f'--input: results of {videos[folder].path} and {path} would both go to'
+        f' {folder}; predict one after the other, with another --output'
+      )
+    outputs.check_folder(folder, overwrite=overwrite)
+    videos[folder] = video
+  return videos
+
+
+def _paths(inputs):
+  if not inputs:
+    raise UsageError('--input is missing, such as --input=clip.mp4')
+  if os.path.exists(inputs):  # a name that holds a comma
+    return [inputs]
+  paths = []
+  for part in inputs.split(','):
+    part = os.path.expanduser(part)
+    found = [part] if os.path.exists(part) else sorted(glob.glob(part))
+    if not found:
+      raise UsageError(f'--input={part}: no such file or folder')
+    paths += found
+  return paths
+
+
+class Progress:
+  """Shows how far a video is: a bar on a terminal, log lines elsewhere.
+
+  Every pass over the video starts it again.
+
+  Args:
+    video: the stream to watch.
+    is_tty: whether to draw a bar; None asks stderr.
+    clock: seconds, for tests.
+  """
+
+  def __init__(
+    self,
+    video: stream.VideoStream,
+    is_tty: bool | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self._name = video.name
+    self._clock = clock
+    self._is_tty = sys.stderr.isatty() if is_tty is None else is_tty
+    self._bar = None
+    self._shown = 0.0
+    self._start = 0.0
+    video.progress = self
+
+  def __call__(self, done: int, total: int) -> None:
+    """Takes (frames done, frames of this pass)."""
+    now = self._clock()
+    if not done:
+      self._start = self._shown = now
+      self.close()
+      if self._is_tty:
+        self._bar = tqdm.tqdm(
+          total=total, desc=self._name, unit='frame', dynamic_ncols=True
+        )
+    elif self._bar is not None:
+      self._bar.update(done - self._bar.n)
+    elif now - self._shown >= _LINE_S or done == total:
+      self._shown = now
+      logging.info(
+        '%s: %d/%d frames, %.1f frames/s',
+        self._name,
+        done,
+        total,
+        done / max(now - self._start, 1e-6),
+      )
+
+  def close(self) -> None:
+    """Leaves the bar as it is."""
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
