@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import tqdm
 
+from vidscenic.train import progress
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MAX_WIDTH = 100  # characters of a table
 
@@ -164,7 +166,7 @@ class Progress:
   def __init__(self, total: int, name: str):
     self._total, self._name, self._done = total, name, 0
     self._bar = None
-    if sys.stderr.isatty():
+    if progress.is_terminal():
       self._bar = tqdm.tqdm(total=total, desc=name, leave=False)
 
   def __call__(self, text: str) -> None:

@@ -253,7 +253,7 @@ _RVM = (
 )
 
 
-def _moog(name, part, size, parameters, task, notes):
+def _moog(name, part, size, parameters, task, notes, **task_kwargs):
   return _representations4d(
     name,
     'moog',
@@ -262,7 +262,7 @@ def _moog(name, part, size, parameters, task, notes):
     size,
     parameters,
     task,
-    {},
+    task_kwargs,
     notes,
   )
 
@@ -279,6 +279,7 @@ _MOOG = (
     35_193_811,
     'NextFrame',
     'the count includes the pixel decoder',
+    variant='checkpoint',
   ),
   _moog(
     'moog_point_head',

@@ -25,9 +25,11 @@ def linear_grid(grid: Sequence[int]) -> np.ndarray:
   return np.stack(np.meshgrid(*linear_axes(grid), indexing='ij'), axis=-1)
 
 
-def linear_axes(grid: Sequence[int]) -> tuple[np.ndarray, ...]:
-  """Coordinates of `linear_grid` along every axis: float64[n] each."""
-  return tuple(np.linspace(-1, 1, n) for n in grid)
+def linear_axes(
+  grid: Sequence[int], *, dtype=np.float64
+) -> tuple[np.ndarray, ...]:
+  """Coordinates of `linear_grid` along every axis: dtype[n] each."""
+  return tuple(_linspace(-1, 1, n, dtype) for n in grid)
 
 
 def octaves(coordinates, num_bases: int):
@@ -76,6 +78,7 @@ def bands(
   *,
   concat_positions: bool = True,
   sine_only: bool = False,
+  dtype=np.float64,
 ):
   """Sines and cosines of pi * p * f, f from 1 to Nyquist (Perceiver).
 
@@ -87,6 +90,9 @@ def bands(
     max_resolution: A numbers; 2 / resolution is the distance of two samples.
     concat_positions: put the positions themselves first.
     sine_only: leave out the cosines.
+    dtype: of NumPy's arithmetic. With np.float32, frequencies and phases are
+      rounded as the released code rounds them; its weights know these features,
+      whose errors reach 1e-2 for sound, and no better ones.
 
   Returns:
     float32[..., A * (2 * num_bands + 1)] with the defaults: positions, sines,
@@ -99,11 +105,12 @@ def bands(
     raise ValueError(
       f'max_resolution={max_resolution} must have {positions.shape[-1]} entries'
     )
-  xp, p = _module(positions)
+  xp, p = _module(positions, dtype)
   frequencies = np.stack(
-    [np.linspace(1, r / 2, num_bands) for r in max_resolution]
+    [_linspace(1, r / 2, num_bands, dtype) for r in max_resolution]
   )
-  phase = np.pi * (p[..., None] * frequencies.astype(p.dtype))
+  # In this order, which matters to float32.
+  phase = p.dtype.type(np.pi) * (p[..., None] * frequencies.astype(p.dtype))
   phase = phase.reshape(*p.shape[:-1], -1)
   parts = [p] if concat_positions else []
   parts += [xp.sin(phase)] + ([] if sine_only else [xp.cos(phase)])
@@ -117,12 +124,13 @@ def grid_bands(
   *,
   concat_positions: bool = True,
   sine_only: bool = False,
+  dtype=np.float64,
 ):
   """`bands` of a grid, from small constants for every axis.
 
   Args:
-    axes: float64[n] each, the coordinates along every axis (`linear_axes`).
-    num_bands, max_resolution, concat_positions, sine_only: see `bands`.
+    axes: dtype[n] each, the coordinates along every axis (`linear_axes`).
+    num_bands, max_resolution, concat_positions, sine_only, dtype: see `bands`.
 
   Returns:
     float32[*grid, channels], equal to `bands` of the mesh of axes.
@@ -135,7 +143,7 @@ def grid_bands(
       f'max_resolution={max_resolution} must have {len(axes)} entries'
     )
   tables = [
-    bands(axis[:, None], num_bands, (resolution,))
+    bands(axis[:, None], num_bands, (resolution,), dtype=dtype)
     for axis, resolution in zip(axes, max_resolution, strict=True)
   ]
   # A table has the position, the sines, the cosines of one axis; the code all
@@ -147,8 +155,17 @@ def grid_bands(
   return jnp.concatenate(parts, axis=-1)
 
 
-def _module(x):
-  """numpy and float64 for NumPy arrays, else jax.numpy and float32."""
+def _linspace(start, stop, num, dtype):
+  """As `jnp.linspace` in float32, whose points are not np.linspace rounded."""
+  if np.dtype(dtype) == np.float64 or num == 1:
+    return np.linspace(start, stop, num, dtype=dtype)
+  step = np.arange(num - 1, dtype=dtype) / dtype(num - 1)
+  inner = dtype(start) * (1 - step) + dtype(stop) * step
+  return np.append(inner, dtype(stop))
+
+
+def _module(x, dtype=np.float64):
+  """numpy and dtype for NumPy arrays, else jax.numpy and float32."""
   if isinstance(x, np.ndarray):
-    return np, x.astype(np.float64)
+    return np, x.astype(dtype)
   return jnp, x.astype(jnp.float32)

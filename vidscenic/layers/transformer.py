@@ -209,6 +209,46 @@ class Transformer(nn.Module):
     return run
 
 
+class ProjectedTransformer(nn.Module):
+  """A stack with a final norm between linear maps (MooG).
+
+  Dense `in` if hidden_features is set, always, even to the same width; the
+  stack, whose norm is there with depth 0 too; Dense `out` if out_features is
+  set, or back to the width of the input if hidden_features differs from it.
+
+  Parameters: in, stack/{block_0, ..., final_norm}, out.
+  """
+
+  depth: int
+  block: Mapping[str, Any]  # see `Transformer`
+  hidden_features: int | None = None
+  out_features: int | None = None
+  remat: str = 'none'
+  dtype: Any = jnp.float32  # compute
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, kv=None):
+    """x: [..., N, D], kv: [..., S, D'] or None -> [..., N, features]."""
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    width, out = x.shape[-1], self.out_features
+    if self.hidden_features is not None:
+      x = nn.Dense(self.hidden_features, name='in', **dtypes)(x)
+      if out is None and self.hidden_features != width:
+        out = width
+    x = Transformer(
+      self.depth,
+      self.block,
+      final_norm=True,
+      remat=self.remat,
+      name='stack',
+      **dtypes,
+    )(x, kv)
+    if out is not None:
+      x = nn.Dense(out, name='out', **dtypes)(x)
+    return x
+
+
 def _call(block, x, shared, *, drop_path, init_scale, train):
   kv, mask, cross_mask, rotary = shared
   return block(

@@ -84,6 +84,7 @@ class VisionTransformer(nn.Module):
   block: Mapping[str, Any] = nn.FrozenDict()  # further fields of Block
   final_norm: bool = True
   drop_path: float = 0.0
+  residual_init_scale: float | str = 1.0  # see `Transformer`
   scan: bool = False
   remat: str = 'none'
   dtype: Any = jnp.float32  # compute
@@ -119,6 +120,7 @@ class VisionTransformer(nn.Module):
       ),
       final_norm=self.final_norm,
       drop_path=self.drop_path,
+      residual_init_scale=self.residual_init_scale,
       scan=self.scan,
       remat=self.remat,
       **dtypes,
@@ -216,8 +218,13 @@ class VisionTransformer(nn.Module):
     table = position.sincos_flat(base, self.width)
     return jnp.asarray(position.resize_table(table, grid))
 
-  def rotary_code(self, grid: Sequence[int]):
-    """The `position.Rotary` of all tokens of a grid, or None."""
+  def rotary_code(self, grid: Sequence[int], positions=None):
+    """The `position.Rotary` of all tokens of a grid, or None.
+
+    Args:
+      grid: (t, h, w).
+      positions: float[N, 3], other places in the unit of the grid, constants.
+    """
     if self.rotary is None:
       return None
     options = dict(self.rotary)
@@ -225,4 +232,6 @@ class VisionTransformer(nn.Module):
     if self.block.get('rotary_site', 'qk') == 'qk':
       width = self.block.get('qkv_features', width) // self.num_heads
     sizes = position.rotary_sizes(width, options.pop('fractions'))
-    return position.rotary(position.grid_indices(grid), sizes, **options)
+    if positions is None:
+      positions = position.grid_indices(grid)
+    return position.rotary(positions, sizes, **options)

@@ -123,7 +123,7 @@ def random_mask(keys, *, num_tokens: int, num_keep: int) -> Mask:
   Raises:
     ValueError: num_keep outside [0, N].
   """
-  _check_count(num_keep, num_tokens)
+  check_count(num_keep, num_tokens)
   return mask_from_permutation(_permutations(keys, num_tokens), num_keep)
 
 
@@ -150,7 +150,7 @@ def random_hidden(keys, *, num_tokens: int, num_keep):
     ValueError: a Python number outside [0, N].
   """
   if isinstance(num_keep, int):
-    _check_count(num_keep, num_tokens)
+    check_count(num_keep, num_tokens)
   ranks = jnp.argsort(_permutations(keys, num_tokens), axis=-1)
   return ranks >= jnp.asarray(num_keep)[..., None]
 
@@ -172,7 +172,7 @@ def tube_mask(keys, *, grid: Sequence[int], keep_per_frame: int) -> Mask:
     ValueError: keep_per_frame outside [0, h*w].
   """
   t, h, w = grid
-  _check_count(keep_per_frame, h * w)
+  check_count(keep_per_frame, h * w)
   frame = mask_from_permutation(_permutations(keys, h * w), keep_per_frame)
   starts = jnp.arange(t, dtype=jnp.int32)[:, None] * (h * w)
 
@@ -210,7 +210,7 @@ def mask_from_permutation(permutation, num_keep: int) -> Mask:
     ValueError: num_keep outside [0, N].
   """
   order = jnp.asarray(permutation, jnp.int32)
-  _check_count(num_keep, order.shape[-1])
+  check_count(num_keep, order.shape[-1])
   keep_ids = jnp.sort(order[..., :num_keep], axis=-1)
   drop_ids = jnp.sort(order[..., num_keep:], axis=-1)
   hidden = jnp.argsort(order, axis=-1) >= num_keep
@@ -233,7 +233,7 @@ def mask_from_hidden(hidden, num_keep: int) -> Mask:
       tracing), a row with another number of visible tokens.
   """
   hidden = jnp.asarray(hidden, bool)
-  _check_count(num_keep, hidden.shape[-1])
+  check_count(num_keep, hidden.shape[-1])
   if not isinstance(hidden, jax.core.Tracer):
     counts = jnp.sum(~hidden, axis=-1)
     if bool(jnp.any(counts != num_keep)):
@@ -244,7 +244,8 @@ def mask_from_hidden(hidden, num_keep: int) -> Mask:
   return Mask(order[..., :num_keep], order[..., num_keep:], hidden)
 
 
-def _check_count(num_keep, num_tokens):
+def check_count(num_keep: int, num_tokens: int) -> None:
+  """Raises ValueError unless 0 <= num_keep <= num_tokens."""
   if not 0 <= num_keep <= num_tokens:
     raise ValueError(
       f'cannot keep {num_keep} of {num_tokens} tokens: expected a number in '
@@ -297,7 +298,7 @@ def scatter_tokens(tokens, ids, *, num_tokens: int, fill):
   """
   ids = jnp.asarray(ids)
   count, width = tokens.shape[-2:]
-  _check_count(count, num_tokens)
+  check_count(count, num_tokens)
   lead = _broadcast_lead(tokens.shape[:-2], ids.shape[:-1])
   tokens = jnp.broadcast_to(tokens, lead + (count, width))
   ids = jnp.broadcast_to(ids, lead + (count,))

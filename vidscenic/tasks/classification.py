@@ -160,6 +160,7 @@ class Classifier(nn.Module):
   num_classes: int
   pool: str = 'mean'  # one of POOLS: over all tokens, token 0, a MAP head
   norm: bool = False  # LayerNorm behind the pool
+  norm_eps: float = 1e-6
   dropout: float = 0.0  # before the linear layer
   pool_heads: int = 8  # of the MAP head
 
@@ -177,6 +178,7 @@ class Classifier(nn.Module):
       self.num_classes,
       pool='token' if self.pool == 'token' else 'mean',
       norm=self.norm,
+      norm_eps=self.norm_eps,
       dropout=self.dropout,
       name='head',
     )(tokens, train=train)
@@ -225,7 +227,7 @@ class Classification(task.Task):
       backbone_kwargs: its fields. For a `VisionTransformer` also `size`, one
         of `vit.SIZES` ('S', 'B', ...), whose fields are then filled in; learned
         positions get the grid of `clip`. Stochastic depth is `drop_path`.
-      head: pool, norm, dropout and pool_heads of `Classifier`.
+      head: pool, norm, norm_eps, dropout and pool_heads of `Classifier`.
       normalize: mode of `ops.video.normalize`: 'signed', 'unit', 'imagenet'.
       augment: fields of `Augment`.
       mixing: fields of `Mixing`.

@@ -93,10 +93,12 @@ def run_checkpoint(golden):
       'loss': loss['raw'],
     }
 
-  (_, outputs), grads = jax.jit(jax.value_and_grad(losses, has_aux=True))(
-    params
-  )
-  other, _ = _apply(model, params, video, initial=given['state0_alt'])
+  (_, outputs), grads = _compiled(
+    jax.value_and_grad(losses, has_aux=True)
+  )(params)
+  other, _ = _compiled(
+    lambda p: _apply(model, p, video, initial=given['state0_alt'])
+  )(params)
   outputs['features_alt_tokens'] = other.features
   return _named(outputs) | _gradients(golden, source, shapes, grads)
 
@@ -133,7 +135,7 @@ def run_head(golden):
       'loss': probe,
     }
 
-  (_, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  (_, outputs), grads = _compiled(jax.value_and_grad(loss, has_aux=True))(params)
   return _named(outputs) | _gradients(golden, source, shapes['params'], grads)
 
 
@@ -330,8 +332,8 @@ def run_train(golden):
     return loss, outputs
 
   step = jax.value_and_grad(lambda p: run(p, True), has_aux=True)
-  (_, outputs), grads = jax.jit(step)(params)
-  _, held = jax.jit(lambda p: run(p, False))(params)
+  (_, outputs), grads = _compiled(step)(params)
+  _, held = _compiled(lambda p: run(p, False))(params)
   found = _named(outputs | held)
   # Without the loss gradient the states are the same in both modes, and only
   # stored once.
@@ -381,6 +383,7 @@ def _config_model(config):
     features='predicted_and_corrected',
     use_loss_gradient=config['use_loss_gradient'],
     stop_gradient_prob=config['stop_gradient_prob'] or 0.0,
+    remat=False,
   )
 
 
@@ -424,6 +427,15 @@ def _without(options, *names):
 
 
 # --- outputs ---
+
+
+def _compiled(function):
+  """jit in less time: compiling takes longer than running here."""
+  options = {
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+  }
+  return jax.jit(function, compiler_options=options)
 
 
 def _apply(model, params, video, **kwargs):

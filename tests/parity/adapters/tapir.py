@@ -1,5 +1,6 @@
 """TAPIR, its causal and bootstrapped variants, TAP-Net, losses and metrics."""
 
+import functools
 import re
 import zlib
 
@@ -10,12 +11,21 @@ import numpy as np
 from projects.tapir import importer, losses, tapnet
 from projects.tapir import model as model_lib
 from projects.tapir import task as task_lib
+from tests.parity import gradients
 from vidscenic import config as vc
 from vidscenic.data.datasets import queries as queries_lib
 from vidscenic.ops import tracking
 from vidscenic.ops import video as video_ops
 from vidscenic.train import optim
 
+# Compiling takes longer than running here.
+_jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+  },
+)
 _FIELDS = ('tracks', 'occlusion', 'expected_dist')
 _NAMES = {  # of our fields whose names differ
   'num_layers': 'extra_conv_layers',
@@ -50,21 +60,6 @@ def _params(golden, model, given=None):
     model.init, jax.random.key(0), jnp.zeros((1, 2, 64, 64, 3)), jnp.ones((1, 1, 3))
   )['params']
   return importer.convert(arrays, shapes)
-
-
-def _published(golden, tree):
-  """{published key: leaf} of a tree in our layout."""
-  flat = {}
-  for key in golden.below('params/'):
-    for source, path, *_ in importer.HAIKU:
-      match = re.fullmatch(source, key)
-      if match:
-        path = path(match) if callable(path) else match.expand(path)
-        leaf = tree
-        for part in path.split('/'):
-          leaf = leaf[part]
-        flat[key] = leaf
-  return flat
 
 
 def _calls(golden):
@@ -113,11 +108,11 @@ def _stages(golden, model, params, inputs, resolutions, chunk):
       {'params': params}, video, method=stages, mutable=['intermediates']
     )
 
-  (grids, features, tracks), sown = jax.jit(run)(params, _video(inputs))
+  (grids, features, tracks), sown = _jit(run)(params, _video(inputs))
   outputs = {
     **_grid_outputs(grids, features),
     **_track_outputs(tracks, model.num_pips_iter),
-    **_sown_outputs(sown['intermediates']),
+    **(_sown_outputs(sown['intermediates']) if not chunk else {}),
   }
   return outputs, grids, features
 
@@ -150,7 +145,7 @@ def _sown_outputs(sown):
   """Only of calls without chunks: their values have further axes."""
   outputs = {'heatmap_logits': sown['cost_volume']['heatmap_logits'][0]}
   for name in ('mixer_in', 'mixer_out'):
-    values = jnp.concatenate([value for value in sown[name]])
+    values = jnp.concatenate(sown[name])
     for i, value in enumerate(values):
       outputs[f'{name}/{i}'] = value
   return outputs
@@ -170,22 +165,18 @@ def run_offline(golden):
   for inputs, prefix in _calls(golden):
     resolutions = _resolutions(call)
     found, _, _ = _stages(golden, model, params, inputs, resolutions, 0)
-    chunked = jax.jit(
-      lambda p, v, q, r=resolutions: model.apply(
-        {'params': p}, v, q, query_chunk_size=_chunk(call),
-        refinement_resolutions=r,
+    if 0 < _chunk(call) < inputs['query_points'].shape[1]:
+      stages, _, _ = _stages(
+        golden, model, params, inputs, resolutions, _chunk(call)
       )
-    )(params, _video(inputs), inputs['query_points'])
-    # The way users go, where they go in chunks.
-    if not golden.meta['config'].get('parallelize_query_extraction'):
-      found |= _track_outputs(chunked, model.num_pips_iter)
-    single = jax.jit(
-      lambda p, v, q: model.apply(
-        {'params': p}, v, q, refinement_resolutions=(model.initial_resolution,)
-      )
-    )
+      found |= {k: v for k, v in stages.items() if k.startswith(_FIELDS)}
     if f'{prefix}single_res/tracks' in golden.arrays:
-      tracks = single(params, _video(inputs), inputs['query_points'])
+      single = (model.initial_resolution,)
+      tracks = _jit(
+        lambda p, v, q, r=single: model.apply(
+          {'params': p}, v, q, refinement_resolutions=r
+        )
+      )(params, _video(inputs), inputs['query_points'])
       final = tracks.final(model.num_pips_iter)
       for name, value in zip(_FIELDS, final, strict=True):
         found[f'single_res/{name}'] = value
@@ -212,7 +203,7 @@ def _causal(golden, model, params, inputs, call, prefix):
   variables = {'params': params}
   video = _video(inputs)
 
-  @jax.jit
+  @_jit
   def step(frames, features, state):
     def stages(model, frames):
       grids = model.feature_grids(frames, _resolutions(call))
@@ -223,7 +214,7 @@ def _causal(golden, model, params, inputs, call, prefix):
 
     return model.apply(variables, frames, method=stages)
 
-  tracks, _ = jax.jit(
+  tracks, _ = _jit(
     lambda g, f: model.apply(variables, g, f, method=model.trajectories)
   )(grids, features)
   for name, values in zip(_FIELDS, tracks, strict=True):
@@ -269,13 +260,17 @@ def _replaced(model, variables, inputs, frame, step, features, states, start):
   """New points in some slots from a frame on."""
   video = _video(inputs)
   slots = inputs['replacement_slots']
-  queries = inputs[f'replacement_query_points_on_frame_{frame}'].copy()
+  # They count frames from that one.
+  queries = inputs[f'replacement_query_points_on_frame_{frame}']
 
-  def look_up(model, frames, queries):
-    return model.query_features(model.feature_grids(frames), queries)
+  @_jit
+  def look_up(frames):
+    def stages(model, frames):
+      return model.query_features(model.feature_grids(frames), queries)
 
-  # The queries count frames of the whole video, as the stored ones do.
-  found = model.apply(variables, video, queries, method=look_up)
+    return model.apply(variables, frames, method=stages)
+
+  found = look_up(video[:, frame : frame + 1])
   features = jax.tree.map(lambda x, y: x.at[:, slots].set(y), features, found)
   state = states[frame - 1] if frame else start
   state = jax.tree.map(lambda x: x.at[:, :, slots].set(0), state)
@@ -330,6 +325,7 @@ def run_fullsize(golden):
     ]
     call = golden.meta.get('call', {})
     for inputs, prefix in _calls(golden):
+      prefix = f'{prefix}{name}/' if name else prefix
       found, grids, features = _stages(
         golden, model, params, inputs, _resolutions(call), 0
       )
@@ -343,7 +339,6 @@ def run_fullsize(golden):
       }
       if any(key.startswith(f'{prefix}online') for key in golden.arrays):
         found |= _causal(golden, model, params, inputs, call, prefix)
-      prefix = f'{prefix}{name}/' if name else prefix
       outputs |= _stored(golden, found, prefix)
   return outputs
 
@@ -435,7 +430,7 @@ def _haiku_key(path):
       if (match := re.fullmatch(pattern, path))
     )
   module, _, name = key.rpartition('/')
-  norm = 'norm' in module.rsplit('/', 1)[1]
+  norm = 'norm' in module.rpartition('/')[2]
   names = {'kernel': 'w', 'w': 'w', 'scale': 'scale'}
   name = names.get(name, 'offset' if norm else 'b')
   return f'tapir/~/{module}/{name}'
@@ -443,3 +438,268 @@ def _haiku_key(path):
 
 def _numbered(name, number):
   return f'{name}_{number}' if number else name
+
+
+def run_train(golden):
+  """Losses and gradients with and without gradient chunks; the optimizer."""
+  config = dict(golden.meta['config'])
+  model = _tapir(config)
+  params = _params(golden, model)
+  inputs = golden.below('inputs/')
+  sizes = golden.meta['call']['query_chunk_size']
+  sizes = sizes if isinstance(sizes, list) else [sizes]
+  num_queries = inputs['query_points'].shape[1]
+  outputs = {}
+  for size in sizes:
+    suffix = f'_chunk{size}'
+    order = inputs.get(f'query_permutation{suffix}')
+    if order is None:
+      order, suffix = np.arange(num_queries), ''
+    batch = {
+      'video': inputs['video_uint8'],
+      'query_points': inputs['query_points'][:, order],
+      'target_points': inputs['target_points'][:, order],
+      'occluded': inputs['occluded'][:, order],
+      'mask': np.ones(len(inputs['occluded']), bool),
+    }
+    (loss, terms), grads = _value_and_grad(model, params, batch, size)
+    outputs[f'outputs/loss{suffix}'] = loss
+    for name, value in terms.items():
+      kind, _, number = name.partition('_')
+      kind = {'uncertainty': 'prob'}.get(kind, kind)
+      name = f'{kind}_loss_{number}' if number else f'{kind}_loss'
+      outputs[f'outputs/loss_terms{suffix}/{name}'] = value
+    norm = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)) ** 0.5
+    outputs[f'outputs/grad_global_norm{suffix}'] = norm
+    stored = golden.below(f'grads{suffix}/')
+    for key, value in _published(golden, params, grads, stored).items():
+      outputs[f'grads{suffix}/{key}'] = value
+  return outputs | _optimizer_steps(golden, params)
+
+
+def _published(golden, params, tree, names):
+  """{published key: leaf} of a tree in our layout."""
+  return gradients.to_source(
+    lambda arrays: importer.convert(arrays, params),
+    golden.below('params/'),
+    tree,
+    names,
+  )
+
+
+def _value_and_grad(model, params, batch, size):
+  def loss(params):
+    tracks = model.apply(
+      {'params': params},
+      video_ops.normalize(batch['video']),
+      batch['query_points'],
+      query_chunk_size=size,
+      grad_chunks=1,
+    )
+    terms = losses.trajectory_losses(
+      tracks,
+      model.num_pips_iter,
+      target_points=batch['target_points'],
+      target_occluded=batch['occluded'],
+      size=batch['video'].shape[2:4],
+      rows=batch['mask'],
+    )
+    terms = {name: s * total / n for name, (total, n, s) in terms.items()}
+    return sum(terms.values()), terms
+
+  return _jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+
+def _optimizer_steps(golden, params):
+  """Parameters without a stored gradient get none, and are not compared."""
+  options = golden.meta['optimizer']
+  schedule = options['schedule']
+  optimizer = optim.make_optimizer(
+    {
+      'name': 'adamw',
+      'lr': schedule['peak'],
+      'schedule': vc.schedule_spec(
+        name='cosine',
+        warmup_steps=schedule['warmup_steps'],
+        warmup_init=schedule['init'] / schedule['peak'],
+        end=schedule['end'] / schedule['peak'],
+        decay_steps=schedule['total_steps'],
+      ),
+      'weight_decay': options['weight_decay'],
+      'decay_exclude': task_lib.DECAY_EXCLUDE,
+      **options['adam'],
+    },
+    params,
+    schedule['total_steps'],
+  )
+  counts = jnp.arange(schedule['total_steps'] + 1)
+  outputs = {'outputs/optimizer_schedule': jax.vmap(optimizer.lr)(counts)}
+  none = {k: np.zeros_like(v) for k, v in golden.below('params/').items()}
+  update = _jit(optimizer.tx.update)
+  state = optimizer.tx.init(params)
+  for step in range(options['steps']):
+    given = golden.below(f'inputs/optimizer_grads/{step}/')
+    # As the training step does with gradients that are not finite.
+    if all(np.isfinite(g).all() for g in given.values()):
+      grads = importer.convert(none | given, params)
+      updates, state = update(grads, state, params)
+      params = jax.tree.map(jnp.add, params, updates)
+    for key, value in _published(golden, params, params, given).items():
+      outputs[f'outputs/optimizer_params/{step}/{key}'] = value
+  return outputs
+
+
+def run_tapnet(golden):
+  """TAP-Net with running averages, and in training."""
+  fields = {
+    'stem_channels': golden.meta['config']['stem_channels'],
+    'channels_per_group': tuple(golden.meta['config']['unit_output_channels']),
+    'blocks_per_group': tuple(golden.meta['config']['blocks_per_unit']),
+    'channel_shift_fraction': tuple(
+      golden.meta['config']['channel_shift_fraction']
+    ),
+    'softmax_temperature': golden.meta['config']['softmax_temperature'],
+  }
+  assert golden.meta['config']['feature_grid_stride'] == 8
+  assert golden.meta['config']['num_heads'] == 1
+  model = tapnet.TapNet(**fields)
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 2, 64, 64, 3)), jnp.ones((1, 1, 3))
+  )
+  arrays = {
+    k: np.asarray(v, np.float32) if v.dtype == np.float16 else v
+    for k, v in golden.arrays.items()
+    if k.startswith(('params/', 'state/'))
+  }
+  params, state = importer.convert(
+    arrays, shapes['params'], {'batch_stats': shapes['batch_stats']}
+  )
+  outputs = {}
+  for inputs, prefix in _calls(golden):
+    for train, name in ((False, ''), (True, 'training/')):
+      out, changed = _jit(
+        lambda v, q, t=train: model.apply(
+          {'params': params, **state}, v, q, train=t, mutable=['batch_stats'],
+          query_chunk_size=0 if t else _chunk(golden.meta['call']),
+        )
+      )(_video(inputs), inputs['query_points'])  # fmt: skip
+      found = {
+        f'{name}tracks': out.tracks.points[0],
+        f'{name}occlusion': out.tracks.occlusion[0],
+        f'{name}feature_grid': out.grid,
+        f'{name}query_feats': out.features,
+      }
+      if train:
+        found |= _published_averages(golden, changed['batch_stats'], prefix)
+      outputs |= _stored(golden, found, prefix)
+  return outputs
+
+
+def _published_averages(golden, stats, prefix):
+  found = {}
+  start = f'{prefix}training/'
+  for key in golden.below(f'{start}state/'):
+    match = re.search(
+      r'unit_(\d+)/block_(\d+)/batch_norm(_1)?/~/(mean|var)_ema/(\w+)$', key
+    )
+    group, unit, second, kind, name = match.groups()
+    norm = stats['backbone'][f'group{group}_unit{unit}']
+    norm = norm[f'norm_{1 if second else 0}']
+    value = norm['counter'] if name == 'counter' else norm[kind][name]
+    shape = golden.arrays[f'{start}state/{key}'].shape
+    found[f'training/state/{key}'] = jnp.reshape(value, shape)
+  return found
+
+
+def run_metrics(golden):
+  """Scores, query sampling, losses of one set of predictions, resolutions."""
+  outputs = {}
+  given = golden.below('inputs/metrics/')
+  for name in golden.below('outputs/metrics/'):
+    mode, per, score = name.split('/')
+    outputs.setdefault((mode, per), {})[name] = score
+  found = {}
+  for (mode, per), names in outputs.items():
+    scores = _scores(given, mode, per)
+    found |= {f'metrics/{name}': scores[key] for name, key in names.items()}
+  given = golden.below('inputs/sampling/')
+  for mode in queries_lib.MODES:
+    got = queries_lib.sample_queries(
+      given['target_points'], given['target_occluded'], mode
+    )
+    for name, value in got._asdict().items():
+      name = {'track': 'trackgroup'}.get(name, name)
+      found[f'sampling/{mode}/{name}'] = np.asarray(value)[None]
+  found |= _loss_variants(golden)
+  for name, (size, initial) in golden.below('inputs/resolutions/').items():
+    resolutions = model_lib.default_resolutions(size.tolist(), initial.tolist())
+    found[f'resolutions/{name}'] = np.array(resolutions)
+  return _stored(golden, found, 'outputs/')
+
+
+def _scores(given, mode, per):
+  scores = tracking.tap_vid(
+    query_points=given['query_points'],
+    target_points=given['gt_tracks'],
+    target_occluded=given['gt_occluded'],
+    points=given['pred_tracks'],
+    occluded=given['pred_occluded'],
+    mode=mode,
+    per=per.removeprefix('per_'),
+  )
+  if per == 'per_track':
+    # The released code stacks [b, n] arrays on axis 1 and averages over it,
+    # which is the mean over thresholds, as ours.
+    return scores
+  return scores
+
+
+def _loss_variants(golden):
+  given = golden.below('inputs/loss/')
+  if not given:
+    return {}
+  weighted = {'position': losses.POSITION_WEIGHT}
+  options = {
+    'plain': {},
+    'masked': {'mask': given['mask']},
+    'rebalanced': {'rebalance': _rebalance(golden)},
+    'all': {
+      'mask': given['mask'],
+      'rebalance': _rebalance(golden),
+      'occlusion_mask': given['occlusion_loss_mask'],
+    },
+  }
+  found = {
+    'visible_from_logits': ~tracking.predicted_occluded(
+      given['occlusion_logits'], given['expected_dist_logits']
+    )
+  }
+  for name, option in options.items():
+    terms = losses.point_losses(
+      given['points'],
+      given['occlusion_logits'],
+      given['expected_dist_logits'],
+      target_points=given['target_points'],
+      target_occluded=given['target_occluded'],
+      size=given['video_hw'],
+      **option,
+    )
+    for term, (total, entries) in terms.items():
+      found[f'loss/{name}/{term}'] = weighted.get(term, 1.0) * total / entries
+  return found
+
+
+def _rebalance(golden):
+  # The JSON does not always say it; the stored sums do: 0.5.
+  return golden.meta.get('loss', {}).get('rebalance_factor', 0.5)
+
+
+ADAPTERS = {
+  'tapir_offline': run_offline,
+  'tapir_boots': run_offline,
+  'tapir_causal': run_causal,
+  'tapir_fullsize': run_fullsize,
+  'tapir_train': run_train,
+  'tapir_tapnet': run_tapnet,
+  'tapir_metrics': run_metrics,
+}
