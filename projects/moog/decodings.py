@@ -26,6 +26,7 @@ def compare(
   video: np.ndarray | None = None,
   *,
   num_tokens: int = 1024,
+  initial: np.ndarray | None = None,
   factor: int = 4,
 ) -> dict[str, float]:
   """PSNR of next frames for both states, from frame 2 on.
@@ -36,6 +37,7 @@ def compare(
     video: uint8[T, H, W, 3], T > 2; None: a synthetic clip of 8 frames of
       128x128 pixels.
     num_tokens: of the random first state (key 0).
+    initial: float[N, D], the first state; None: drawn.
     factor: every factor-th pixel is decoded.
 
   Returns:
@@ -53,11 +55,12 @@ def compare(
     remat=False,
   )
   clip = jnp.asarray(video, jnp.float32)[None] / 255
+  first = None if initial is None else jnp.asarray(initial)[None]
 
   @jax.jit
   def run(params, clip):
     variables = {'params': params}
-    out = model.apply(variables, clip, factor=factor)
+    out = model.apply(variables, clip, initial=first, factor=factor)
     rows, columns = model.lattices(clip.shape, factor)
     truth = pixel_decoder.take_lattice(clip, rows, columns)
     results = {}

@@ -133,6 +133,7 @@ def convert(
   Raises:
     ValueError: as `load`.
   """
+  source = strip(source)
   root = 'backbone/' if 'backbone' in target else ''
   trunk = target.get('backbone', target)
   ignore = []

@@ -74,7 +74,6 @@ def describe(
     carriers.append(_Masks(mask, video, size, model.task.model))
   if points:
     carriers.append(_Points(points, video, size, model.task.model))
-  shown = _Moments(model, video, moments, gaps)
 
   pca = features_viz.FeaturePca()
   for _, maps in _stream(model, video, size, chunk):
@@ -82,6 +81,7 @@ def describe(
   pca.finish()
   out.arrays('explained', pca.explained)
 
+  shown = _Moments(model, video, moments, gaps)
   for part, maps in _stream(model, video, size, chunk, with_source=True):
     source = part.source[: part.count]
     colors = images.upsample(pca.colors(maps), source.shape[1:3])
@@ -274,8 +274,6 @@ class _Moments:
       return {name: clip[0] for name, clip in clips.items()}
 
     for row, (numbers, frames) in enumerate(self._moments):
-      if not all(number in frames for number in numbers):
-        continue  # the video was damaged, and shorter than it said
       video = np.stack([frames[number] for number in numbers])
       clips = jax.device_get(fill_in(self._model.params, video, np.int32(row)))
       errors = {
@@ -299,8 +297,7 @@ class _Moments:
       names = f'after frame {numbers[task.num_sources - 1]}: last source'
       names = names, 'visible', 'reconstructed', 'truth'
       sheets.append(images.stack(list(map(images.label, rows, names))))
-    if sheets:
-      out.picture('reconstruction', images.stack(sheets, pad=8))
+    out.picture('reconstruction', images.stack(sheets, pad=8))
 
 
 def _farthest(task: Any) -> int:

@@ -24,12 +24,12 @@ class MaskedVideo(task.Task):
   int32[B, S + K], when they are, see `data.SourcesAndTargets`. Every target has
   a mask of its own.
 
-  Figures of evaluation, all mean squared errors over the pixels that the loss
-  looks at: `mse` of the model; `mse_copy_last` and `mse_mean_sources`, of the
-  last source frame and the mean of the sources put in place of each target;
+  Figures of evaluation to compare with the loss, mean squared errors over the
+  pixels that it looks at: `mse_copy_last` and `mse_mean_sources`, of the last
+  source frame and the mean of the sources put in place of each target, and
   `mse_other_sources`, of the model with the sources of the next clip of the
-  batch. A model that is of use stays below the first two, and the last is above
-  its own. `mse_hidden` is over hidden patches alone.
+  batch. A model that is of use stays below the first two and far below the
+  third. `mse_hidden` is the model's over hidden patches alone.
   """
 
   def __init__(
@@ -114,13 +114,9 @@ class MaskedVideo(task.Task):
     hidden = self._pixels(mask.hidden)
     rows = losses.align(batch['mask'], targets)
     weight = rows * (hidden if self._masked_only else 1)
-    mse = losses.squared(reconstructed - targets, weight=weight)
-    figures = {
-      'mse': mse,
-      'mse_hidden': losses.squared(
-        reconstructed - targets, weight=rows * hidden
-      ),
-    }
+    error = reconstructed - targets
+    mse = losses.squared(error, weight=weight)
+    figures = {'mse_hidden': losses.squared(error, weight=rows * hidden)}
     if not ctx.train:
       for name, guess in (
         ('copy_last', sources[:, -1:]),

@@ -11,6 +11,7 @@ say them. Parameters are values of float32, whatever the file stores.
 """
 
 import os
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from vidscenic.importers import formats, published, transforms, tree
+
+# The model that comes with this project.
+OWN_WEIGHTS = pathlib.Path(__file__).parent / 'weights' / 'causal_small.npz'
 
 _NAMES = {'w': 'kernel', 'b': 'bias', 'scale': 'scale', 'offset': 'bias',
           'weight': 'kernel', 'bias': 'bias'}  # fmt: skip
@@ -202,9 +206,7 @@ _TAPNET_AVERAGE = rf'state/{_TAPNET_UNIT}batch_norm(?P<i>_1)?/~/'
 TAPNET_STATE = (
   (
     rf'{_TAPNET_AVERAGE}(?P<part>mean|var)_ema/(?P<v>average|hidden)',
-    lambda m: (
-      f'batch_stats/{_unit(m)}/{_tapnet_norm(m)}/{m["part"]}/{m["v"]}'
-    ),
+    lambda m: f'batch_stats/{_unit(m)}/{_tapnet_norm(m)}/{m["part"]}/{m["v"]}',
     transforms.to_target,
   ),
   (
@@ -308,7 +310,7 @@ def model_options(
   if rules is TAPNET:
     return {'name': 'tapnet', **options}
   known = {
-    name.removeprefix('config/'): value[()].item()
+    name.removeprefix('config/'): _plain(value)
     for name, value in arrays.items()
     if name.startswith('config/')
   }
@@ -327,11 +329,18 @@ def model_options(
       )
     if given is not None and known.get(name, given) != given:
       raise ValueError(
-        f'{path}: {name}={given!r} was given, but this file has '
-        f'{known[name]!r}'
+        f'{path}: {name}={given!r} was given, but this file has {known[name]!r}'
       )
     options[name] = known[name] if given is None else given
+  # What a model was trained at.
+  if 'initial_resolution' in known:
+    options['initial_resolution'] = known['initial_resolution']
   return options
+
+
+def _plain(value):
+  value = value.tolist()
+  return tuple(value) if isinstance(value, list) else value
 
 
 def _rules(arrays, where) -> Sequence[tuple]:
@@ -373,10 +382,14 @@ def sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     {int(m[1]) for n in shapes if (m := re.match(r'backbone/group(\d+)', n))}
   )
   units = [
-    len({n.split('/')[1] for n in shapes if n.startswith(f'backbone/group{g}_')})
+    len(
+      {n.split('/')[1] for n in shapes if n.startswith(f'backbone/group{g}_')}
+    )
     for g in groups
   ]
-  channels = [shapes[f'backbone/group{g}_unit0/conv_0/kernel'][-1] for g in groups]
+  channels = [
+    shapes[f'backbone/group{g}_unit0/conv_0/kernel'][-1] for g in groups
+  ]
   options = {
     'stem_channels': shapes['backbone/stem/kernel'][-1],
     'channels_per_group': tuple(channels),
@@ -407,9 +420,7 @@ def sizes(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 
 def _check_variant(arrays, rules, target, where):
   """Explains a file of another variant better than a list of keys does."""
-  shapes = {
-    name: leaf.shape for name, leaf in _leaves(target, '')
-  }
+  shapes = {name: leaf.shape for name, leaf in _leaves(target, '')}
   if ('mixer/input/kernel' in shapes) == (rules is TAPNET):
     names = ('TAP-Net', 'TAPIR')
     have, want = names if rules is TAPNET else names[::-1]

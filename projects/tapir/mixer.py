@@ -32,23 +32,28 @@ class Mixer(nn.Module):
   causal: bool = False
 
   @nn.compact
-  def __call__(self, x, state=None):
+  def __call__(self, x, state=None, num_frames=None):
     """Applies the network.
 
     Args:
       x: [..., T, Cin], any T >= 1.
       state: what an earlier call returned, to go on behind its frames; None:
         the clip starts here. Only for `causal`.
+      num_frames: int32 scalar, frames in front that are real; what is behind
+        them changes nothing there. None: all.
 
     Returns:
       ([..., T, out_dim], state behind the last frame; {} unless causal).
     """
     x = nn.Dense(self.hidden_dim, name='input')(x)
+    real = None
+    if num_frames is not None:
+      real = (jnp.arange(x.shape[-2]) < num_frames)[:, None, None]
     states = {}
     for i in range(self.num_blocks):
       name = f'block_{i}'
       block = _Block(self.kernel_size, self.causal, name=name)
-      x, after = block(x, None if state is None else state[name])
+      x, after = block(x, None if state is None else state[name], real)
       if self.causal:
         states[name] = after
     x = norms.layer_norm('norm', eps=1e-5, use_bias=False)(x)
@@ -85,17 +90,17 @@ class _Block(nn.Module):
   causal: bool
 
   @nn.compact
-  def __call__(self, x, state):
+  def __call__(self, x, state, real):
     width = x.shape[-1]
     before_up, before_down = (None, None) if state is None else state
     y = norms.layer_norm('time_norm', eps=1e-5, use_bias=False)(x)
     conv = _TimeConv(width, self.kernel_size, self.causal, name='time_up')
     # Four values per channel; their axis comes first, so that the last one,
     # over which processors work in parallel, stays long.
-    y, after_up = conv(y[..., None, :], before_up)
+    y, after_up = conv(y[..., None, :], before_up, real)
     y = nn.gelu(y, approximate=True)
     conv = _TimeConv(width, self.kernel_size, self.causal, name='time_down')
-    y, after_down = conv(y, before_down)
+    y, after_down = conv(y, before_down, real)
     x = x + jnp.sum(y, axis=-2)
     y = norms.layer_norm('channel_norm', eps=1e-5, use_bias=False)(x)
     y = nn.Dense(_MULTIPLIER * width, name='channel_up')(y)
@@ -116,7 +121,9 @@ class _TimeConv(nn.Module):
   causal: bool
 
   @nn.compact
-  def __call__(self, x, before):
+  def __call__(self, x, before, real):
+    # As in front of the clip, there are zeros behind it.
+    x = x if real is None else x * real
     shape = (self.kernel_size, 1, _MULTIPLIER * self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param('bias', nn.initializers.zeros, shape[-1:])
@@ -139,5 +146,7 @@ class _TimeConv(nn.Module):
     length = x.shape[-3] - past
     y = bias
     for k in range(self.kernel_size):
-      y = y + kernel[k] * jax.lax.slice_in_dim(x, k, k + length, axis=x.ndim - 3)
+      y = y + kernel[k] * jax.lax.slice_in_dim(
+        x, k, k + length, axis=x.ndim - 3
+      )
     return y, after

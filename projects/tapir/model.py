@@ -298,6 +298,7 @@ class Tapir(nn.Module):
     query_chunk_size: int = 0,
     grad_chunks: int = 0,
     state=None,
+    num_frames=None,
   ) -> tuple[Tracks, Any]:
     """Third stage: tracks through the frames of the grids.
 
@@ -314,6 +315,8 @@ class Tapir(nn.Module):
         random order then.
       state: `initial_state`, or what an earlier call returned, to go on behind
         its frames; None: the clip starts here. Only for `use_causal_conv`.
+      num_frames: int32 scalar, frames in front that are real; the others are
+        padding, so that few programs serve clips of many lengths. None: all.
 
     Returns:
       (tracks, state behind the last frame; () unless causal).
@@ -329,7 +332,9 @@ class Tapir(nn.Module):
           jax.tree.map(lambda x, a=a, b=begin, e=end: _slice(x, b, e, a), x)
           for x, a in zip(inputs, axes, strict=True)
         )
-        body = lambda model, x, g=not begin: model._track(grids, x, g)
+        body = lambda model, x, g=not begin: model._track(
+          grids, x, num_frames, g
+        )
         parts.append(
           in_chunks(body, self, part, query_chunk_size, axes=axes, out_axis=2)
         )
@@ -363,8 +368,7 @@ class Tapir(nn.Module):
     """
     if not self.use_causal_conv:
       raise ValueError(
-        'use_causal_conv=False: this model needs whole clips; load a causal '
-        'one'
+        'use_causal_conv=False: this model needs whole clips; load a causal one'
       )
     return tuple(
       mixer.initial_state(
@@ -376,7 +380,7 @@ class Tapir(nn.Module):
       for _ in range(num_levels)
     )
 
-  def _track(self, grids, inputs, refinement_gradient):
+  def _track(self, grids, inputs, num_frames, refinement_gradient):
     """Tracks one chunk of queries: (Tracks, state)."""
     features, queries, state = inputs
     first = self._first_guess(grids, features[0].lowres, queries)
@@ -389,6 +393,7 @@ class Tapir(nn.Module):
         grids.levels[level],
         grids.resolution(0),
         None if state is None else state[number],
+        num_frames,
       )
       # Only positions are handed on to the next level.
       start = first._replace(points=tracks.points[-1])
@@ -410,20 +415,24 @@ class Tapir(nn.Module):
       points = pin_queries(points, queries, size=grids.size, target=initial)
     return Tracks(points, logits[..., 0], logits[..., 1])
 
-  def _refine(self, first, features, level, initial, state):
+  def _refine(self, first, features, level, initial, state, num_frames):
     """All iterations at one resolution: (Tracks, state)."""
     pyramid = [level.hires, level.lowres]
     for _ in range(self.pyramid_level):
       pyramid.append(_pool(pyramid[-1]))
     shape = first.points.shape[:3]
     query = [features.hires, features.lowres]
-    query = [jnp.broadcast_to(q[:, :, None], (*shape, q.shape[-1])) for q in query]
+    query = [
+      jnp.broadcast_to(q[:, :, None], (*shape, q.shape[-1])) for q in query
+    ]
     carry = (first, jnp.concatenate(query, axis=-1))
 
     watched = self.is_mutable_collection('intermediates')
 
     def iterate(model, carry, state):
-      carry, after, seen = model._iterate(carry, pyramid, initial, state)
+      carry, after, seen = model._iterate(
+        carry, pyramid, initial, state, num_frames
+      )
       return carry, (carry[0], after, seen if watched else None)
 
     _, (tracks, after, seen) = _scan(
@@ -434,7 +443,7 @@ class Tapir(nn.Module):
       self.sow('intermediates', 'mixer_out', seen[1])
     return tracks, after
 
-  def _iterate(self, carry, pyramid, initial, state):
+  def _iterate(self, carry, pyramid, initial, state, num_frames):
     tracks, features = carry
     parts = jnp.split(features, [pyramid[0].shape[-1]], axis=-1)
     scores = [
@@ -456,7 +465,7 @@ class Tapir(nn.Module):
       *scores,
     ]
     inputs = jnp.concatenate(inputs, axis=-1)
-    change, after = self.mixer(inputs, state)
+    change, after = self.mixer(inputs, state, num_frames)
     # Changes are pixels of this resolution, positions of the initial one.
     height, width = (_STRIDE * n for n in pyramid[1].shape[2:4])
     moved = grids_lib.scale_points(

@@ -10,7 +10,7 @@ _QKV = ('query', 'key', 'value')
 
 
 def linear(theirs: str, ours: str) -> tuple:
-  """A Linear layer [out, in]; heads are split or joined as the target has it."""
+  """A Linear layer [out, in]; heads are split or joined as in the target."""
   return (
     (rf'{theirs}\.weight', f'{ours}/kernel', transforms.LINEAR),
     (rf'{theirs}\.bias', f'{ours}/bias', transforms.to_target),

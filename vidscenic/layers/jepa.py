@@ -122,6 +122,10 @@ class JointEmbedding(nn.Module):
       video = jnp.tile(video, times)
     return self.encoder(video, **options)
 
+  def streams(self, video, blocks):
+    """Streams of the encoder, see `vit.VisionTransformer.streams`."""
+    return self.encoder.streams(video, blocks)
+
   def predict(self, features, keep_ids, predict_ids, **options):
     """The predictor; arguments and result as in `MaskedDecoder`."""
     return self.decoder(

@@ -203,6 +203,24 @@ class VisionTransformer(nn.Module):
       code = None if code is None else code.prepend(1)
     return {'tokens': tokens, 'grid': grid, 'rotary': code}
 
+  def streams(self, video, blocks: Sequence[int], *, ids=None):
+    """The residual stream after several numbers of blocks.
+
+    Args:
+      video, ids: as in `__call__`.
+      blocks: ascending numbers of blocks; 0 is the stream before the first.
+
+    Returns:
+      [float32[..., K or N, D]], one per number, without the final norm.
+    """
+    embedded = self.embed(video, ids=ids)
+    x, done, found = embedded['tokens'], 0, []
+    for stop in blocks:
+      x = self.transformer(x, rotary=embedded['rotary'], start=done, stop=stop)
+      done = stop
+      found.append(x)
+    return found
+
   def position_table(self, grid: Sequence[int]):
     """What is added to the tokens of a grid: float32[t, h, w, D] or None."""
     if self.positions == 'none':

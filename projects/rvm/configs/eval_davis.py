@@ -1,11 +1,12 @@
 r"""J&F on DAVIS-2017 val by label propagation, 30 videos.
 
-  python -m vidscenic.tools.weights import rvm_large --workdir=runs/rvm_l && \
+  python -m vidscenic.tools.weights import rvm_large --workdir=runs/rvm_l \
+    --config=projects/rvm/configs/eval_davis.py:size=L && \
   python main.py --config=projects/rvm/configs/eval_davis.py:size=L \
     --workdir=runs/rvm_l --mode=evaluate \
     --config.evals.davis.kwargs.data.source_kwargs.root=/data/DAVIS
 
-The workdir may as well be that of an own run with a model of the same size.
+The workdir may as well be that of a run of kinetics_large.py.
 Published, in percent: RVM-L 66.0, RVM-H 65.6; printed beside the result.
 Not run: neither weights nor data were at hand.
 """
@@ -21,7 +22,7 @@ def get_config(arg=''):
   config = vc.base_config()
   config.task.factory = 'projects.rvm.task:MaskedVideo'
   config.task.kwargs = mlc.ConfigDict(
-    {'model': {'size': arg.size, 'scan': False, 'dtype': 'float32'}}
+    {'model': {'size': arg.size, 'scan': True, 'dtype': 'float32'}}
   )
   config.evals.davis = vc.eval_spec(
     factory='projects.rvm.evaluation:Objects',

@@ -1,11 +1,12 @@
 r"""Mean IoU of body parts on VIP val by label propagation.
 
-  python -m vidscenic.tools.weights import rvm_large --workdir=runs/rvm_l && \
+  python -m vidscenic.tools.weights import rvm_large --workdir=runs/rvm_l \
+    --config=projects/rvm/configs/eval_vip.py:size=L && \
   python main.py --config=projects/rvm/configs/eval_vip.py:size=L \
     --workdir=runs/rvm_l --mode=evaluate \
     --config.evals.vip.kwargs.data.source_kwargs.root=/data/VIP
 
-The workdir may as well be that of an own run with a model of the same size.
+The workdir may as well be that of a run of kinetics_large.py.
 Published, in percent: RVM-L 38.0, RVM-H 37.3; printed beside the result. The
 published evaluation takes 10 votes here, elsewhere 7.
 Not run: neither weights nor data were at hand.
@@ -22,7 +23,7 @@ def get_config(arg=''):
   config = vc.base_config()
   config.task.factory = 'projects.rvm.task:MaskedVideo'
   config.task.kwargs = mlc.ConfigDict(
-    {'model': {'size': arg.size, 'scan': False, 'dtype': 'float32'}}
+    {'model': {'size': arg.size, 'scan': True, 'dtype': 'float32'}}
   )
   config.evals.vip = vc.eval_spec(
     factory='projects.rvm.evaluation:Parts',

@@ -5,8 +5,8 @@ r"""RVM-L on Kinetics with the published recipe, as far as it is known.
     --workdir=runs/rvm_large
 
 Not run. What is known of the recipe and what is ours: kinetics_small.py, from
-which this one differs in the size of the model and in
-rematerialisation, which saves memory.
+which this one differs in the size of the model and in rematerialisation,
+which saves memory.
 
 Frozen features of the published weights: SSv2 66.7, Kinetics-700 57.3; DAVIS
 J&F 66.0, JHMDB PCK@0.1 48.4, VIP mIoU 38.0.

@@ -5,10 +5,10 @@ r"""RVM on synthetic clips of 48x48 pixels, which need no files.
 
 TIME
 
-Expected on held-out clips, printed by the evaluator `heldout`: `mse` below
+Expected on held-out clips, printed by the evaluator `heldout`: `loss` below
 `mse_copy_last` and `mse_mean_sources`, the last source frame and the mean of
 the sources in place of the target; and `mse_other_sources`, the model's error
-with the sources of another clip, at least 10 % above `mse`. `tracking` carries
+with the sources of another clip, at least 10 % above `loss`. `tracking` carries
 the masks of first frames through larger clips, beside its controls. All sizes
 are ours; the targets show 3 of 36 patches.
 """

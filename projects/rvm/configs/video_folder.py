@@ -9,9 +9,9 @@ published size at 256x256 pixels, here with videos to watch the figures on:
 
   --config=projects/rvm/configs/video_folder.py:size=S,heldout=OTHER_VIDEOS
 
-Videos need 52 frames: 4 sources and a gap of up to 48. For shorter ones lower
---config.data.train.transform_kwargs.gaps. Figures are those of
-synthetic_tiny.py; what to expect depends on the videos.
+Videos need 52 frames: 4 sources and a gap of up to 48. Shorter ones are left
+out, unless --config.data.train.transform_kwargs.gaps="(4,20)" or so. Figures
+are those of synthetic_tiny.py; what to expect depends on the videos.
 """
 
 import ml_collections as mlc

@@ -62,9 +62,7 @@ def run_positions(golden):
 def run_checkpoint(golden):
   """The model of the published weights."""
   given, config = golden.below('inputs/'), golden.meta['config']
-  model = _checkpoint_model(
-    config, config['num_tokens'], config['token_size']
-  )
+  model = _checkpoint_model(config, config['num_tokens'], config['token_size'])
   video, state0 = given['video'], given['state0']
   shapes = jax.eval_shape(model.init, jax.random.key(0), video)['params']
   source = golden.below('params/')
@@ -93,9 +91,9 @@ def run_checkpoint(golden):
       'loss': loss['raw'],
     }
 
-  (_, outputs), grads = _compiled(
-    jax.value_and_grad(losses, has_aux=True)
-  )(params)
+  (_, outputs), grads = _compiled(jax.value_and_grad(losses, has_aux=True))(
+    params
+  )
   other, _ = _compiled(
     lambda p: _apply(model, p, video, initial=given['state0_alt'])
   )(params)
@@ -135,7 +133,9 @@ def run_head(golden):
       'loss': probe,
     }
 
-  (_, outputs), grads = _compiled(jax.value_and_grad(loss, has_aux=True))(params)
+  (_, outputs), grads = _compiled(jax.value_and_grad(loss, has_aux=True))(
+    params
+  )
   return _named(outputs) | _gradients(golden, source, shapes['params'], grads)
 
 
@@ -159,9 +159,7 @@ def run_full_rule(golden):
   video = uniform(1, 1, frames, height, width, 3)
   state0 = np.float32(1e-4) * normal(2, 1, count, model.token_size)
   shapes = jax.eval_shape(model.init, jax.random.key(0), video)['params']
-  params = importer.convert(
-    _by_rule(files['backbone']['keys'], seed), shapes
-  )
+  params = importer.convert(_by_rule(files['backbone']['keys'], seed), shapes)
 
   @jax.jit
   def run(params):

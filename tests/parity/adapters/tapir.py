@@ -57,7 +57,10 @@ def _params(golden, model, given=None):
   arrays = golden.below('params/') if given is None else given
   arrays = {k: np.asarray(v, np.float32) for k, v in arrays.items()}
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 2, 64, 64, 3)), jnp.ones((1, 1, 3))
+    model.init,
+    jax.random.key(0),
+    jnp.zeros((1, 2, 64, 64, 3)),
+    jnp.ones((1, 1, 3)),
   )['params']
   return importer.convert(arrays, shapes)
 
@@ -208,7 +211,9 @@ def _causal(golden, model, params, inputs, call, prefix):
     def stages(model, frames):
       grids = model.feature_grids(frames, _resolutions(call))
       return model.trajectories(
-        grids, features, state=state,
+        grids,
+        features,
+        state=state,
         query_chunk_size=call.get('online_query_chunk_size') or 0,
       )
 
@@ -564,7 +569,10 @@ def run_tapnet(golden):
   assert golden.meta['config']['num_heads'] == 1
   model = tapnet.TapNet(**fields)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, 2, 64, 64, 3)), jnp.ones((1, 1, 3))
+    model.init,
+    jax.random.key(0),
+    jnp.zeros((1, 2, 64, 64, 3)),
+    jnp.ones((1, 1, 3)),
   )
   arrays = {
     k: np.asarray(v, np.float32) if v.dtype == np.float16 else v

@@ -1,0 +1,163 @@
+"""Optical flow between two frames with Perceiver IO (arXiv 2107.14795)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from projects.perceiver import configurations, preprocessors, tiling
+from vidscenic import task
+from vidscenic.ops import losses
+from vidscenic.ops import video as video_ops
+
+
+class OpticalFlow(task.Task):
+  """End-point error of the flow from the first frame to the second.
+
+  Batches: video uint8[B, 2, H, W, 3], forward_flow float32[B, 2, H, W, 2],
+  (dx, dy) in pixels, and flow_mask bool[B, 2, H, W], as `clips.ClipTransform`
+  gives them for two frames; the flow of the second frame is not looked at.
+
+  The model knows one size. Other images are cut into patches, see `tiling`.
+
+  Figures: `epe`, and the control `epe_zero`, that of no motion at all.
+  """
+
+  def __init__(
+    self,
+    *,
+    model: Mapping[str, Any],
+    size: Sequence[int] = (),
+    flow_scale_factor: float = 20.0,
+    min_overlap: int = tiling.MIN_OVERLAP,
+    dtype: str = 'float32',
+  ):
+    """See the arguments.
+
+    Args:
+      model: see `configurations.build`.
+      size: (H, W) of the images; (): the one that the model knows.
+      flow_scale_factor: of what the model puts out.
+      min_overlap: of patches.
+      dtype: of the model's arithmetic, 'float32' or 'bfloat16'.
+
+    Raises:
+      ValueError: an unusable argument, named.
+    """
+    self.model, fields = configurations.build(
+      model, 'optical_flow', dtype=dtype
+    )
+    self.patch = tuple(fields['image_size'])
+    self.size = tuple(size) or self.patch
+    self.min_overlap = min_overlap
+    self._factor = flow_scale_factor
+    self.corners(self.size)
+
+  def corners(self, size: Sequence[int]) -> list[tuple[int, int]]:
+    """(y, x) of the patches of an image.
+
+    Raises:
+      ValueError: an image smaller than a patch.
+    """
+    return tiling.corners(size, self.patch, self.min_overlap)
+
+  def batch_spec(self):
+    return {
+      'video': jax.ShapeDtypeStruct((2, *self.size, 3), jnp.uint8),
+      'forward_flow': jax.ShapeDtypeStruct((2, *self.size, 2), jnp.float32),
+      'flow_mask': jax.ShapeDtypeStruct((2, *self.size), jnp.bool_),
+    }
+
+  def init(self, rng, batch):
+    height, width = self.patch
+    pair = self._inputs(batch['video'][:1, :, :height, :width])
+    return self.model.init(rng, pair)['params'], {}
+
+  def loss(self, params, model_state, batch, ctx):
+    flow = self._flow(params, batch['video'])
+    target = batch['forward_flow'][:, 0]
+    known = batch['flow_mask'][:, 0]
+    weight = known * losses.align(batch['mask'], known)
+    error = end_point_error(flow, target, weight=weight)
+    zero = end_point_error(jnp.zeros_like(target), target, weight=weight)
+    return task.LossOut(
+      {'epe': (*error, 1.0)}, {'epe': error, 'epe_zero': zero}, model_state
+    )
+
+  def predict(self, params, model_state, batch, ctx, carry=None):
+    """Flow of pairs of any size from that of a patch on.
+
+    Args:
+      params: of the model.
+      model_state: not used.
+      batch: video uint8[B, 2, H, W, 3].
+      ctx: not used.
+      carry: returned as it is.
+
+    Returns:
+      {'flow': float32[B, 1, H, W, 2], (dx, dy) in pixels}, carry.
+    """
+    del model_state, ctx
+    return {'flow': self._flow(params, batch['video'])[:, None]}, carry
+
+  def _flow(self, params, video):
+    """uint8[B, 2, H, W, 3] -> float32[B, H, W, 2]."""
+    size = video.shape[2:4]
+    if size == self.patch:
+      return self._flow_of_patch(params, video)
+    places = jnp.asarray(self.corners(size))
+    height, width = self.patch
+    weight = jnp.asarray(tiling.weights(self.patch))[..., None]
+
+    def add(carry, place):
+      total, covered = carry
+      start = (0, 0, place[0], place[1], 0)
+      tile = jax.lax.dynamic_slice(
+        video, start, (len(video), 2, height, width, 3)
+      )
+      flow = weight * self._flow_of_patch(params, tile)
+      return (
+        _add_at(total, flow, place),
+        _add_at(covered, weight[None], place),
+      ), None
+
+    start = (
+      jnp.zeros((len(video), *size, 2)),
+      jnp.zeros((1, *size, 1)),
+    )
+    (total, covered), _ = jax.lax.scan(add, start, places)
+    return total / covered
+
+  def _flow_of_patch(self, params, video):
+    flow = self.model.apply({'params': params}, self._inputs(video))
+    return flow.astype(jnp.float32) * self._factor
+
+  def _inputs(self, video):
+    return preprocessors.flow_patches(video_ops.normalize(video, 'signed'))
+
+
+def end_point_error(flow, target, *, weight=1.0):
+  """Sum of Euclidean distances and of weights; gradient 0 at distance 0.
+
+  A model whose last layer starts at zero meets flow that is exactly zero.
+
+  Args:
+    flow: float[..., 2].
+    target: the same shape.
+    weight: see `ops.losses`, for [...].
+
+  Returns:
+    (sum, weight), float32 scalars.
+  """
+  square = jnp.sum(jnp.square(flow - target), axis=-1)
+  distance = jnp.where(
+    square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0
+  )
+  return losses.weighted_sum(distance, weight=weight)
+
+
+def _add_at(total, part, place):
+  start = (0, place[0], place[1], 0)
+  here = jax.lax.dynamic_slice(total, start, part.shape)
+  return jax.lax.dynamic_update_slice(total, here + part, start)

@@ -1,0 +1,61 @@
+r"""Tracks points through one's own video.
+
+  python main.py --mode=predict --config=projects/tapir/configs/predict.py \
+    --input=clip.mp4 --output=tracks
+
+Without further words the small causal model that comes with this project is
+used. Others by name (downloaded once) or file:
+
+  --config=projects/tapir/configs/predict.py:weights=bootstapir
+  --config=projects/tapir/configs/predict.py:weights=own.npy,causal=1,temperature=20
+
+Files that say neither by their name nor by themselves whether they are causal
+and at which temperature they were trained need both. What can be chosen, with
+the defaults below, is explained at `projects.tapir.predict.track`:
+
+  --config.predict.kwargs.points_from=points.csv     (or grid, random, mask.png)
+  --config.predict.kwargs.online=True                (frame by frame)
+"""
+
+import os
+
+import ml_collections as mlc
+
+from projects.tapir import importer
+from vidscenic import config as vc
+from vidscenic.importers import published
+
+
+def get_config(arg=''):
+  """Arguments: weights (name or file), causal (0 or 1) and temperature."""
+  arg = vc.parse_arg(arg, weights='', causal=-1, temperature=0.0)
+  config = vc.base_config()
+  config.task.factory = 'projects.tapir.task:PointTracking'
+  weights = arg.weights or os.fspath(importer.OWN_WEIGHTS)
+  if any(weights == entry.name for entry in published.WEIGHTS):
+    model = dict(published.find(weights).task_kwargs['model'])
+  else:
+    model = importer.model_options(
+      weights,
+      use_causal_conv=None if arg.causal < 0 else bool(arg.causal),
+      softmax_temperature=arg.temperature or None,
+    )
+  # Frames of long videos go through the backbone a few at a time.
+  if model.get('name') != 'tapnet':
+    model['feature_extractor_chunk_size'] = 16
+  config.task.kwargs = mlc.ConfigDict({'model': model, 'query_chunk_size': 64})
+  config.init_from.path = weights
+  config.init_from.factory = 'projects.tapir.importer:load'
+  config.predict.factory = 'projects.tapir.predict:track'
+  config.predict.kwargs = mlc.ConfigDict(
+    {
+      'points_from': 'grid',
+      'num_points': 256,
+      'frame': 0,
+      'online': False,
+      'resolution': (),
+      'window': 0,
+      'trail': 12,
+    }
+  )
+  return vc.finalize(config)

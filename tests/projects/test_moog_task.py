@@ -1,0 +1,173 @@
+"""MooG's training: what is predicted, the controls, readouts beside it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from projects.moog import task as task_lib
+from tests.projects import moog_small as small
+from vidscenic.train import sharding
+
+
+@functools.cache
+def program(train=False, heads=True, **options):
+  """((loss, (sums, figures)), gradients) of a batch."""
+  task = small.make_task(heads=small.HEADS if heads else {}, **options)
+
+  def loss(params, batch):
+    ctx = small.context(len(batch['mask']), train=train)
+    out = task.loss(params, {}, batch, ctx)
+    total = sum(s * n / jnp.maximum(w, 1) for n, w, s in out.terms.values())
+    return total, (out.terms, out.metrics)
+
+  return small.compiled(jax.value_and_grad(loss, has_aux=True))
+
+
+@functools.cache
+def plain():
+  return jax.device_get(program()(small.task_params(), small.make_batch()))
+
+
+def test_loss_and_figures_are_those_of_the_predicted_pixels():
+  task = small.make_task(heads=small.HEADS)
+  batch = small.make_batch()
+  (_, (terms, figures)), _ = plain()
+  run = small.compiled(
+    lambda p, b: task.predict(p, {}, b, small.context())[0]
+  )
+  found = jax.device_get(run(small.task_params(), batch))
+  truth = batch['video'][:, :, 1::2, 1::2] / 255
+  np.testing.assert_allclose(found['truth'], truth, atol=1e-6)
+  square = (found['predicted'] - truth) ** 2
+  total, weight, _ = terms['next_frame']
+  np.testing.assert_allclose(total / weight, square.mean(), rtol=1e-4)
+  psnr = -10 * np.log10(square.mean((2, 3, 4)))
+  for name, want in (('psnr', psnr), ('psnr_late', psnr[:, 2:])):
+    total, count = figures[name]
+    np.testing.assert_allclose(total / count, want.mean(), rtol=1e-4)
+  mean = np.cumsum(truth, 1)[:, 1:-1] / np.arange(2, 5)[:, None, None, None]
+  for name, guess in (('copy', truth[:, 1:-1]), ('mean', mean)):
+    error = ((guess - truth[:, 2:]) ** 2).mean((2, 3, 4))
+    total, count = figures[f'psnr_{name}']
+    np.testing.assert_allclose(
+      total / count, (-10 * np.log10(error)).mean(), rtol=1e-4
+    )
+
+
+def test_readouts_do_not_reach_the_model_unless_told_to():
+  batch = small.make_batch()
+  other = batch | {'depth': batch['depth'][:, ::-1]}
+  params = small.task_params()
+  for finetune in (False, True):
+    run = program(finetune_heads=True) if finetune else program()
+    (_, first), (_, second) = (run(params, b) for b in (batch, other))
+    moved = [
+      np.abs(a - b).max()
+      for a, b in zip(
+        jax.tree.leaves(first['backbone']),
+        jax.tree.leaves(second['backbone']),
+        strict=True,
+      )
+    ]
+    assert (max(moved) > 0) == finetune
+    assert any(
+      np.any(a != b)
+      for a, b in zip(
+        jax.tree.leaves(first['heads']['depth']),
+        jax.tree.leaves(second['heads']['depth']),
+        strict=True,
+      )
+    )
+
+
+def test_padded_rows_count_nothing():
+  batch = small.make_batch()
+  batch['mask'][-1] = False
+  other = {k: v.copy() for k, v in batch.items()}
+  for name in ('video', 'target_points', 'depth', 'boxes'):
+    other[name][-1] = other[name][-1, ::-1]
+  run = program()
+  (_, first), _ = run(small.task_params(), batch)
+  (_, second), _ = run(small.task_params(), other)
+  for a, b in zip(
+    jax.tree.leaves(first), jax.tree.leaves(second), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_eight_devices_train_like_one():
+  batch = small.make_batch(8)
+  batch = {'video': batch['video'][:, :2], 'mask': batch['mask']}
+  params = {'backbone': small.task_params()['backbone']}
+  run = program(True, heads=False, clip=(2, 16, 24))
+  (one, _), grads = run(params, batch)
+  mesh = sharding.make_mesh({'data': 8, 'fsdp': 1, 'model': 1})
+  with jax.set_mesh(mesh):
+    spread = jax.device_put(batch, sharding.batch_sharding(mesh))
+    everywhere = jax.device_put(params, sharding.replicated(mesh))
+    (eight, _), others = run(everywhere, spread)
+  np.testing.assert_allclose(eight, one, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(others), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_separate_readout_training_leaves_the_model_alone():
+  task = task_lib.PointReadout(
+    clip=small.CLIP,
+    variant='config',
+    model=small.MODEL,
+    head=small.HEADS['points'] | {'kind': 'recurrent'},
+  )
+  assert task.never_trained() == (r'^backbone/',)
+  assert task_lib.PointReadout(finetune=True).never_trained() == ()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'query_points': [0, 17, 3]}, r'outside the frame of 16x24 pixels'),
+    ({'query_points': [0, np.nan, 3]}, 'outside the frame'),
+    ({'query_points': [5, 3, 3]}, 'there is no frame 5 in a clip of 5'),
+    ({'boxes': -3.0}, r'want \(ymin, xmin, ymax, xmax\) in \[0, 1\]'),
+  ],
+)
+def test_wrong_labels_are_refused(change, message):
+  task, batch = small.make_task(heads=small.HEADS), small.make_batch()
+  batch['boxes_mask'][:] = True
+  task.check_batch(batch)
+  for name, value in change.items():
+    batch[name][0, 0] = value
+  with pytest.raises(ValueError, match=message):
+    task.check_batch(batch)
+  batch['mask'][0] = False  # a padded row may hold anything
+  task.check_batch(batch)
+
+
+def test_window_head_is_only_asked_about_the_first_frame():
+  task = task_lib.PointReadout(clip=(16, 16, 24), model=small.MODEL)
+  queries = np.tile(np.float32([2, 3, 3]), (1, 4, 1))
+  batch = {'video': small.make_video(1, (16, 16, 24)), 'query_points': queries}
+  with pytest.raises(ValueError, match="queries='first'"):
+    task.check_batch(batch)
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda: small.make_task(variant='A'), "variant='A'"),
+    (lambda: small.make_task(decode='raw'), "decode='raw'"),
+    (lambda: small.make_task(clip=(4, 18, 24)), '18 pixels cannot be'),
+    (
+      lambda: task_lib.PointReadout(clip=(15, 16, 24)),
+      'the window head reads 16 frames at once',
+    ),
+    (lambda: small.make_task(heads={'x': {}}), 'heads.x.factory'),
+    (lambda: small.make_task(dtype='float16'), "dtype='float16'"),
+  ],
+)
+def test_wrong_arguments_are_refused(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
