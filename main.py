@@ -3,8 +3,8 @@ r"""Trains, evaluates, inspects or uses an experiment.
   python main.py --config=configs/smoke.py --workdir=runs/smoke
   python main.py --config=configs/smoke.py --workdir=runs/smoke --mode=evaluate
   python main.py --config=configs/smoke.py --mode=dry_run
-  python main.py --config=configs/smoke.py --workdir=runs/smoke --mode=predict \
-    --input=clip.mp4 --output=predictions
+  python main.py --mode=predict --workdir=runs/smoke --input=clip.mp4 \
+    --output=predictions
 
 Any field of the config can be set on the command line, for example
 --config.optim.lr=3e-4, and a config file may take an argument after a colon:
@@ -88,6 +88,9 @@ def main(argv):
   """Dispatches on --mode."""
   if len(argv) > 1:
     sys.exit(f'unexpected arguments: {" ".join(argv[1:])}')
+  if _MODE.value == 'predict' and _CONFIG.value is None:
+    _predict(None)  # runs and published weights have configs of their own
+    return
   if _CONFIG.value is None:
     sys.exit('--config is missing, such as --config=configs/smoke.py')
   if _MODE.value in ('train', 'evaluate') and not _WORKDIR.value:

@@ -18,11 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import report, timing
-from projects.perceiver import (
-  autoencoding_task,
-  classification_task,
-  flow_task,
-)
+from vidscenic import config as vc
 from vidscenic import task as task_lib
 from vidscenic.train import inspect
 
@@ -32,6 +28,14 @@ REFERENCE = {
   'imagenet_fourier': (407.8, 302),
   'imagenet_conv': (370.7, 390),
   'flow': (1901.7, 163),
+}
+_CLASSIFICATION = 'classification_task:Classification'
+# kind: (task, name of the configuration)
+TASKS = {
+  'imagenet_fourier': (_CLASSIFICATION, 'imagenet_fourier'),
+  'imagenet_conv': (_CLASSIFICATION, 'imagenet_conv'),
+  'flow': ('flow_task:OpticalFlow', 'optical_flow'),
+  'video': ('autoencoding_task:AudioVideo', 'video_autoencoding'),
 }
 MODELS = (
   'imagenet_fourier',
@@ -86,16 +90,15 @@ def make_task(name: str, args) -> task_lib.Task:
   """The task of a row."""
   kind = name.removesuffix('_train')
   remat = args.remat if name.endswith('_train') else 'none'
-  encoder = {'scan': args.scan, 'remat': remat}
-  common = {'dtype': args.dtype}
-  if kind == 'flow':
-    model = {'name': 'optical_flow', 'encoder': encoder}
-    return flow_task.OpticalFlow(model=model, **common)
-  if kind == 'video':
-    model = {'name': 'video_autoencoding', 'encoder': encoder}
-    return autoencoding_task.AudioVideo(model=model, **common)
-  model = {'name': kind, 'encoder': encoder}
-  return classification_task.Classification(model=model, **common)
+  task, model = TASKS[kind]
+  return vc.build(
+    f'projects.perceiver.{task}',
+    model={
+      'name': model,
+      'encoder': {'scan': args.scan, 'remat': remat},
+    },
+    dtype=args.dtype,
+  )
 
 
 def program(task: task_lib.Task, train: bool, batch_size: int):

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections as mlc
 
 from vidscenic import config_checks as checks
+from vidscenic import config_fields
 
 
 def base_config() -> mlc.ConfigDict:
@@ -124,7 +125,7 @@ def data_spec(**overrides) -> mlc.ConfigDict:
   spec.batch_size = 0  # rows of this stream; only inside streams
   spec.num_threads = 0  # reading threads per process; 0: min(16, cores)
   spec.num_workers = 0  # reading processes; 0: threads of this process
-  return _fill(spec, overrides, 'data')
+  return config_fields.fill(spec, overrides, 'data')
 
 
 def schedule_spec(**overrides) -> mlc.ConfigDict:
@@ -140,7 +141,7 @@ def schedule_spec(**overrides) -> mlc.ConfigDict:
   spec.timescale = 10_000  # rsqrt: value falls as sqrt(timescale / step)
   spec.boundaries = ()  # piecewise: steps at which the value changes
   spec.values = ()  # piecewise: one more value than boundaries
-  return _fill(spec, overrides, 'schedule')
+  return config_fields.fill(spec, overrides, 'schedule')
 
 
 def eval_spec(**overrides) -> mlc.ConfigDict:
@@ -150,7 +151,7 @@ def eval_spec(**overrides) -> mlc.ConfigDict:
   spec.every_steps = 1000  # the last step is always evaluated
   spec.params = 'params'  # 'params' or 'ema'
   spec.kwargs = mlc.ConfigDict()  # arguments of the evaluator
-  return _fill(spec, overrides, 'evals')
+  return config_fields.fill(spec, overrides, 'evals')
 
 
 def finalize(config: mlc.ConfigDict) -> mlc.ConfigDict:
@@ -167,7 +168,7 @@ def finalize(config: mlc.ConfigDict) -> mlc.ConfigDict:
       values that contradict each other; the message names the field.
   """
   config.unlock()
-  _check_fields(config, base_config(), '')
+  config_fields.check(config, base_config())
   for name in config.data:
     if name != 'train':
       raise ValueError(
@@ -177,14 +178,16 @@ def finalize(config: mlc.ConfigDict) -> mlc.ConfigDict:
     config.data[name] = _finalize_data(config.data[name], f'data.{name}')
   for name in config.evals:
     where = f'evals.{name}'
-    spec = config.evals[name] = _fill(eval_spec(), config.evals[name], where)
+    spec = config.evals[name] = config_fields.fill(
+      eval_spec(), config.evals[name], where
+    )
     for field in spec.kwargs:
       if field == 'data' or field.endswith('_data'):
         spec.kwargs[field] = _finalize_data(
           spec.kwargs[field], f'{where}.kwargs.{field}'
         )
   for name in config.schedules:
-    config.schedules[name] = _fill(
+    config.schedules[name] = config_fields.fill(
       schedule_spec(), config.schedules[name], f'schedules.{name}'
     )
   checks.check_values(config)
@@ -350,62 +353,8 @@ def difference(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
   return changes
 
 
-# --- private ---
-
-
-# Subtrees whose keys belong to the experiment.
-_FREE = ('task.kwargs', 'data', 'evals', 'schedules')
-
-
-def _check_fields(given, known, prefix):
-  for name, value in given.items():
-    where = f'{prefix}{name}'
-    if name not in known:
-      raise ValueError(checks.unknown(f'config field {where!r}', name, known))
-    if where in _FREE:
-      if not isinstance(value, mlc.ConfigDict):
-        raise ValueError(f'{where} must be a ConfigDict, got {value!r}')
-    elif isinstance(known[name], mlc.ConfigDict):
-      if not isinstance(value, mlc.ConfigDict):
-        raise ValueError(f'{where} must be a ConfigDict, got {value!r}')
-      given[name] = _fill(known[name], value, where)
-    else:
-      given[name] = _typed(value, known[name], where)
-
-
-def _fill(defaults, overrides, where):
-  """Puts overrides over defaults, checking names and types."""
-  for name, value in dict(overrides).items():
-    if name not in defaults:
-      raise ValueError(checks.unknown(f'{where}.{name}', name, defaults))
-    default = defaults[name]
-    if isinstance(default, mlc.ConfigDict):
-      if not isinstance(value, (mlc.ConfigDict, dict)):
-        raise ValueError(f'{where}.{name} must be a ConfigDict, got {value!r}')
-      if len(default):
-        defaults[name] = _fill(default, value, f'{where}.{name}')
-      else:
-        defaults[name] = mlc.ConfigDict(plain(value))
-    else:
-      defaults[name] = _typed(value, default, f'{where}.{name}')
-  return defaults
-
-
-def _typed(value, default, where):
-  kind = type(default)
-  if kind is float and type(value) is int:
-    return float(value)
-  if kind is tuple and isinstance(value, list):
-    return tuple(value)
-  if type(value) is not kind:
-    raise ValueError(
-      f'{where}={value!r} is a {type(value).__name__}, want {kind.__name__}'
-    )
-  return value
-
-
 def _finalize_data(spec, where):
-  spec = _fill(data_spec(), spec, where)
+  spec = config_fields.fill(data_spec(), spec, where)
   for group in ('mixture', 'streams'):
     for name in spec[group]:
       spec[group][name] = _finalize_data(

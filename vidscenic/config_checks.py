@@ -25,6 +25,23 @@ def unknown(what: str, name: Any, known: Iterable[str]) -> str:
   return f'{what} is unknown; {hint}'
 
 
+def completed(
+  given: Mapping[str, Any] | mlc.ConfigDict,
+  defaults: Mapping[str, Any] | mlc.ConfigDict,
+  where: str,
+) -> dict[str, Any]:
+  """The given fields over the defaults.
+
+  Raises:
+    ValueError: a field that has no default, with the nearest valid name.
+  """
+  given, defaults = dict(given.items()), dict(defaults.items())
+  for field, value in given.items():
+    if field not in defaults:
+      raise ValueError(unknown(f'{where}.{field}={value!r}', field, defaults))
+  return defaults | given
+
+
 def get_field(config: mlc.ConfigDict, field: str) -> Any:
   """The value of a dotted field such as 'optim.schedule.name'.
 

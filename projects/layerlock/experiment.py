@@ -9,18 +9,16 @@ seeds. Runs that are finished are only read; an interrupted one goes on.
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from projects.layerlock.configs import synthetic_tiny
+from vidscenic.tools import compare
 
 _CONFIG = 'projects/layerlock/configs/synthetic_tiny.py'
-FIGURES = (
+FIGURES = tuple(f'^{name}$' for name in (
   'actions/knn10',
   'actions/linear',
   'actions/majority',
@@ -32,7 +30,7 @@ FIGURES = (
   'health/end/mean_cosine',
   'health/latent_nmse',
   'health/alarms',
-)
+))  # fmt: skip
 
 
 def train(arm: str, seed: int, args: argparse.Namespace) -> pathlib.Path:
@@ -56,32 +54,6 @@ def train(arm: str, seed: int, args: argparse.Namespace) -> pathlib.Path:
   return workdir
 
 
-def last_figures(workdir: pathlib.Path) -> dict[str, float]:
-  """The newest value of every figure of a run."""
-  figures = {}
-  for line in (workdir / 'metrics.jsonl').read_text().splitlines():
-    row = json.loads(line)
-    figures |= {k: v for k, v in row.items() if isinstance(v, (int, float))}
-  return figures
-
-
-def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-  """Markdown: one row per figure, one column per arm."""
-  lines = [
-    f'| figure | {" | ".join(results)} |',
-    '|---|' + '---|' * len(results),
-  ]
-  for name in FIGURES:
-    cells = []
-    for runs in results.values():
-      values = [run[name] for run in runs if name in run]
-      cells.append(
-        f'{np.mean(values):.3g} ± {np.std(values):.2g}' if values else ''
-      )
-    lines.append(f'| {name} | {" | ".join(cells)} |')
-  return '\n'.join(lines)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
   """The command line."""
   parser = argparse.ArgumentParser(
@@ -101,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   results = {arm: [] for arm in args.arms}
   for seed in range(args.seeds):  # a whole set first
     for arm in args.arms:
-      results[arm].append(last_figures(train(arm, seed, args)))
-  print(table(results))
+      results[arm].append(compare.last_figures(train(arm, seed, args)))
+  print(compare.table(results, FIGURES))
 
 
 if __name__ == '__main__':

@@ -26,21 +26,28 @@ _BLOCK = {
   'mlp/dense_out': 'mlp/down',
 }
 
-# (published key, our path) of the backbone; see `tree.Rule`.
-BACKBONE_RULES = (
-  (
-    _ROOT + r'encoder/patch_embedding/Conv_0/(kernel|bias)',
-    r'backbone/embedding/projection/\1',
-  ),
-  (_ROOT + r'encoder/posenc/embeddings', 'backbone/position/table'),
-  *(
+
+def backbone_rules(root: str = ''):
+  """(published key, our path) of the backbone; see `tree.Rule`.
+
+  Args:
+    root: path in front of ours.
+  """
+  ours = root + 'backbone/'
+  return (
     (
-      _ROOT + rf'processor/layers_(\d+)/{theirs}/(.*)',
-      rf'backbone/transformer/block_\1/{ours}/\2',
-    )
-    for theirs, ours in _BLOCK.items()
-  ),
-)
+      _ROOT + r'encoder/patch_embedding/Conv_0/(kernel|bias)',
+      ours + r'embedding/projection/\1',
+    ),
+    (_ROOT + r'encoder/posenc/embeddings', ours + 'position/table'),
+    *(
+      (
+        _ROOT + rf'processor/layers_(\d+)/{theirs}/(.*)',
+        ours + rf'transformer/block_\1/{part}/\2',
+      )
+      for theirs, part in _BLOCK.items()
+    ),
+  )
 
 
 def load(path: str | os.PathLike, target: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,11 +56,12 @@ def load(path: str | os.PathLike, target: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     path: of the npz file.
     target: shapes of the model's parameters: those of `model.SimpleMAE`, or of
-      one with a readout (`depth.DepthModel`).
+      `vidscenic.tasks.readout.Readout` with `model.Features`; the readout of
+      the file goes to the first of its heads that has one.
 
   Returns:
-    Nested dicts like target, without decode tokens and heads. A readout is
-    left out where the file has none, and where the model has none.
+    Nested dicts like target, without what no file or this file lacks: decode
+    tokens, heads of pretraining, readouts.
 
   Raises:
     FileNotFoundError, BadFile: as `formats.read`.
@@ -71,13 +79,16 @@ def convert(
   """`load` for arrays in memory, which errors call `name`."""
   fields = model_fields(arrays, name=name)
   has_readout = any(re.match(_READOUT, key) for key in arrays)
+  root = 'backbone/' if 'heads' in target else ''
   keep = [r'(decode_tokens|decoder_norm|pixel_head|latent_head\w*)(/.*)?']
-  ignore = []
-  if not has_readout:
-    keep.append('readout/.*')
-  elif 'readout' not in target:
+  ignore, rules = [], backbone_rules(root)
+  heads = [n for n, h in target.get('heads', {}).items() if 'readout' in h]
+  if has_readout and heads:
+    rules += readout_rules(_READOUT, f'heads/{heads[0]}/readout/')
+    heads = heads[1:]
+  elif has_readout:
     ignore.append(_READOUT + '.*')
-  rules = BACKBONE_RULES + readout_rules(_READOUT, 'readout/')
+  keep += [f'heads/{name}/.*' for name in heads]
   try:
     params, report = tree.convert(
       arrays, target, rules, ignore=ignore, keep=keep

@@ -10,7 +10,7 @@ Not published and chosen here: one decode token may stand for a box of patches
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -241,6 +241,43 @@ class SimpleMAE(nn.Module):
     cell = np.array(self.cell)
     middles = position.grid_indices(decode) * cell + (cell - 1) / 2
     return tokens, self.backbone.rotary_code(grid, middles)
+
+
+class Features(nn.Module):
+  """The backbone as `vidscenic.tasks.readout` wants it.
+
+  Parameters: backbone/..., those of a `SimpleMAE` without its decoder.
+  """
+
+  model: Mapping[str, Any]  # fields of `SimpleMAE`
+  relative_depth: float = 0.95  # of the blocks that run
+  dtype: Any = jnp.float32  # compute
+
+  @nn.compact
+  def __call__(self, video):
+    """float[B, T, H, W, 3] in [0, 1] -> {tokens [B, N, D], grid (t, h, w)}."""
+    fields = {k: tuple(v) if isinstance(v, list) else v
+              for k, v in self.model.items()}  # fmt: skip
+    trunk = SimpleMAE(
+      **fields | {'heads': (), 'dtype': self.dtype}, name='trunk'
+    )
+    nn.share_scope(self, trunk)
+    blocks = readout_blocks(trunk.depth, self.relative_depth)
+    maps = trunk.features(video, blocks=blocks)
+    tokens = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+    return {'tokens': tokens, 'grid': maps.shape[1:4]}
+
+
+def features_of_size(size: str, grid: Sequence[int], **options) -> Features:
+  """`Features` of a standard size.
+
+  Args:
+    size: one of `vit.SIZES`.
+    grid: (t, h, w) of the learned positions.
+    **options: other fields of `SimpleMAE`.
+  """
+  fields = vit.vit_config(size) | {'posenc': 'learned', 'grid': tuple(grid)}
+  return Features(nn.FrozenDict(fields | options))
 
 
 def _join(first, second, lead):

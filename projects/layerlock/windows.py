@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from projects.layerlock import depth
 from projects.layerlock import model as model_lib
+from vidscenic.layers import position
 from vidscenic.ops import video as video_ops
 
 
@@ -42,8 +42,7 @@ def encode_window(
 
 def per_frame(features: jax.Array, num_frames: int) -> jax.Array:
   """[B, t, h, w, D] -> [B, T, h, w, D] by a cubic resize in time."""
-  frames = depth.to_frames(features, num_frames)
-  return frames.reshape(*frames.shape[:2], *features.shape[2:])
+  return position.resize_axis(features, axis=1, size=num_frames)
 
 
 def dense_features(

@@ -176,16 +176,22 @@ def _rules(source, target, root):
 
 def _stack(source, theirs, ours):
   """Rules of one stack; `theirs` is a regex, `ours` a path without slash."""
-  names = [re.fullmatch(theirs + r'(.*)', key) for key in source]
-  names = [match[1] for match in names if match]
-  parts = {n for n in ('self', 'cross') if any(f'/{n}_att/' in k for k in names)}
+  shapes = {
+    match[1]: value.shape
+    for key, value in source.items()
+    if (match := re.fullmatch(theirs + r'(.*)', key))
+  }
+  parts = {
+    name
+    for name in ('self', 'cross')
+    if any(f'/{name}_att/' in key for key in shapes)
+  }
   norm = _NORMS.get(frozenset(parts), 'self_norm')
   # The first of the linear maps is in front, unless there is only one, which
-  # changes the width behind the blocks: then its input has the norm's width.
-  widths = {k: v.shape for k, v in zip(names, _values(source, theirs))}
-  scale = widths.get('norm_encoder/scale', (0,))
-  first = widths.get('Dense_0/kernel', (0, 0))
-  behind = 'Dense_1/kernel' not in widths and first[1:] != scale
+  # changes the width behind the blocks.
+  scale = shapes.get('norm_encoder/scale', (0,))
+  first = shapes.get('Dense_0/kernel', (0, 0))
+  behind = 'Dense_1/kernel' not in shapes and first[1:] != scale
   dense = {'Dense_0': 'out' if behind else 'in', 'Dense_1': 'out'}
 
   def block(match):
@@ -199,10 +205,6 @@ def _stack(source, theirs, ours):
     (theirs + r'(Dense_[01])/(kernel|bias)',
      lambda m: f'{ours}/{dense[m[1]]}/{m[2]}'),
   ]  # fmt: skip
-
-
-def _values(source, regex):
-  return [v for k, v in source.items() if re.match(regex, k)]
 
 
 def _published_head(target):

@@ -114,9 +114,9 @@ class Encoder(nn.Module):
       zip(self.features, self.strides, strict=True)
     ):
       x = nn.gelu(x) if i else x
-      x = nn.Conv(
-        features, (3, 3), stride, dtype=self.dtype, name=f'conv_{i}'
-      )(x)
+      x = nn.Conv(features, (3, 3), stride, dtype=self.dtype, name=f'conv_{i}')(
+        x
+      )
     x = norms.layer_norm('conv_norm', use_bias=False, dtype=self.dtype)(x)
     self.sow('intermediates', 'conv', x)
     code = fourier.grid_octaves(
@@ -350,9 +350,7 @@ class Moog(nn.Module):
       raise ValueError(f'video must be [B, T, H, W, 3], got {video.shape}')
     num_rows, num_frames, *size = video.shape[:4]
     if keys is None:
-      keys = masking.row_keys(
-        jax.random.key(0), jnp.zeros(num_rows, jnp.int32)
-      )
+      keys = masking.row_keys(jax.random.key(0), jnp.zeros(num_rows, jnp.int32))
     tokens = self.image_encoder(video)
     self.sow('intermediates', 'tokens', tokens)
     if state is None:

@@ -31,7 +31,7 @@ def show(
   boxes: Sequence[Sequence[float]] = (),
   grid: int = 5,
   size: Sequence[int] = (),
-  tokens: Sequence[int] = (0, 1, 2, 3, 4, 5, 6, 7),
+  tokens: Sequence[int] = (),
   factor: int = 2,
   chunk: int = 8,
   seed: int = 0,
@@ -57,7 +57,7 @@ def show(
     boxes: (ymin, xmin, ymax, xmax) in [0, 1], in the first frame.
     grid: side of that grid.
     size: (height, width) that the model sees; empty: as in training.
-    tokens: numbers of the tokens to watch.
+    tokens: numbers of the tokens to watch; empty: eight of them.
     factor: every factor-th pixel of a predicted frame is decoded.
     chunk: frames at a time.
     seed: of the random first state.
@@ -68,8 +68,14 @@ def show(
   """
   unknown = sorted(set(what) - set(_OUTPUTS))
   if unknown:
-    raise ValueError(f'predict.kwargs.what: {unknown[0]!r} is none of {_OUTPUTS}')
+    raise ValueError(
+      f'predict.kwargs.what: {unknown[0]!r} is none of {_OUTPUTS}'
+    )
   size = tuple(size) or model.task.clip[1:]
+  count = getattr(model.task.backbone, 'num_tokens', 0)
+  tokens = tuple(tokens) or tuple(
+    np.unique(np.linspace(0, count - 1, 8).astype(int)).tolist()
+  )
   reader = _Reader(model, size, tokens=tokens, factor=factor, seed=seed)
   if 'frames' not in what or not reader.decodes:
     reader.factor = 0

@@ -78,9 +78,7 @@ class NextFrame(readout.Readout):
       dtype=dtype,
     )
     if decode not in DECODED:
-      raise ValueError(
-        f'task.kwargs.decode={decode!r}: want one of {DECODED}'
-      )
+      raise ValueError(f'task.kwargs.decode={decode!r}: want one of {DECODED}')
     for size in self.clip[1:]:
       for number in (factor, eval_factor):
         pixel_decoder.lattice(size, number)
@@ -253,3 +251,8 @@ class BoxReadout(_Published):
   name = 'boxes'
   factory = _BOXES
   window = {'sigmoid': False, 'num_heads': 4, 'tiles': 1}  # noqa: RUF012
+
+
+def make_model(variant: str = 'config', **fields) -> model_lib.Moog:
+  """A `model.Moog` of a variant, for `readout.Readout` and the like."""
+  return model_lib.Moog(**model_fields(variant, fields))

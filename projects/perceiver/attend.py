@@ -33,10 +33,10 @@ _plain = nn.initializers.variance_scaling(
 )
 
 
-def linear(features: int, *, dtype, zeros: bool = False, name=None):
+def linear(features: int, *, dtype, zeros: bool = False, **options):
   """A linear layer outside of attention, initialised as Haiku does."""
   init = nn.initializers.zeros if zeros else _plain
-  return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
+  return nn.Dense(features, kernel_init=init, dtype=dtype, **options)
 
 
 def plain_init():
@@ -100,6 +100,7 @@ class CrossAttend(nn.Module):
     *,
     input_mask=None,
     query_mask=None,
+    then=lambda x: x,
     train: bool = False,
   ):
     """Reads.
@@ -111,10 +112,12 @@ class CrossAttend(nn.Module):
       query_mask: bool[B, O]; a query that is False reads nothing: what the
         heads return is zero, and so is that of all queries of an example of
         which no input may be read.
+      then: pure function of [B, n, E] that follows, query by query; with chunks
+        of queries it is part of the loop and its input never exists as a whole.
       train: enables dropout.
 
     Returns:
-      [B, O, E] in the dtype of the queries.
+      What `then` makes of [B, O, E] in the dtype of the queries.
 
     Raises:
       ValueError: dropout with chunks.
@@ -128,17 +131,16 @@ class CrossAttend(nn.Module):
       heads = self.attend(
         self.project_queries(queries), *keys_values, input_mask, query_mask
       )
-      return self.finish(queries, heads, train=train)
+      return then(self.finish(queries, heads, train=train))
     if train and self.dropout_prob:
       raise ValueError(
         f'dropout_prob={self.dropout_prob} with query_chunk='
         f'{self.query_chunk}, key_chunk={self.key_chunk}: set them to 0'
       )
     if by_query:
-      return self._by_query(queries, inputs, input_mask, query_mask)
-    return self.finish(
-      queries, self._by_key(queries, inputs, input_mask, query_mask)
-    )
+      return self._by_query(queries, inputs, input_mask, query_mask, then)
+    heads = self._by_key(queries, inputs, input_mask, query_mask)
+    return then(self.finish(queries, heads))
 
   def project_queries(self, queries):
     """[B, O, E] -> [B, O, heads, d]."""
@@ -172,7 +174,7 @@ class CrossAttend(nn.Module):
     """(this module on its own, its variables), for use inside of a loop."""
     return self.clone(parent=None), {'params': self.variables['params']}
 
-  def _by_query(self, queries, inputs, input_mask, query_mask):
+  def _by_query(self, queries, inputs, input_mask, query_mask, then):
     module, variables = self._part()
     k, v = self.project_inputs(inputs)
 
@@ -181,12 +183,12 @@ class CrossAttend(nn.Module):
       x, mask = part
       q = module.apply(variables, x, method='project_queries')
       heads = module.attend(q, k, v, input_mask, mask)
-      return module.apply(variables, x, heads, method='finish')
+      return then(module.apply(variables, x, heads, method='finish'))
 
     length = queries.shape[1]
     parts = _cut((queries, query_mask), self.query_chunk)
     out = jnp.moveaxis(jax.lax.map(read, parts), 0, 1)
-    return out.reshape(len(queries), -1, self.query_channels)[:, :length]
+    return out.reshape(len(queries), -1, out.shape[-1])[:, :length]
 
   def _by_key(self, queries, inputs, input_mask, query_mask):
     module, variables = self._part()

@@ -104,6 +104,7 @@ CONFIGURATIONS = {
         'num_cross_attend_heads': 1,
         'num_self_attend_heads': 16,
         'key_chunk': 2048,
+        'query_chunk': 512,
       },
       'decoder': {'query_chunk': 2048},
     },

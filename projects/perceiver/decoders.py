@@ -99,7 +99,7 @@ class BasicDecoder(nn.Module):
   @nn.compact
   def read(self, query, latents, query_mask=None):
     """The array of `__call__`."""
-    x = attend.CrossAttend(
+    cross_attend = attend.CrossAttend(
       query.shape[-1],
       latents.shape[-1],
       num_heads=self.num_heads,
@@ -111,15 +111,23 @@ class BasicDecoder(nn.Module):
       query_chunk=self.query_chunk,
       dtype=self.dtype,
       name='cross_attend',
-    )(query, latents, query_mask=query_mask)
-    if self.final_project:
-      x = attend.linear(
-        self.output_num_channels,
-        dtype=self.dtype,
-        zeros=self.zero_output,
-        name='output',
-      )(x)
-    return x
+    )
+    if not self.final_project:
+      return cross_attend(query, latents, query_mask=query_mask)
+    options = dict(dtype=self.dtype, zeros=self.zero_output)
+    output = attend.linear(self.output_num_channels, name='output', **options)
+    in_chunks = 0 < self.query_chunk < query.shape[1]
+    if self.is_initializing() or not in_chunks:
+      return output(cross_attend(query, latents, query_mask=query_mask))
+    # On its own, since the loop over chunks cannot use a part of this module.
+    alone = attend.linear(self.output_num_channels, parent=None, **options)
+    variables = {'params': self.variables['params']['output']}
+    return cross_attend(
+      query,
+      latents,
+      query_mask=query_mask,
+      then=lambda x: alone.apply(variables, x),
+    )
 
 
 class ClassificationDecoder(BasicDecoder):

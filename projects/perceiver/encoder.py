@@ -41,6 +41,7 @@ class PerceiverEncoder(nn.Module):
   share_weights: bool = True  # False: every pass has a block of its own
   activation: str = 'gelu_tanh'
   key_chunk: int = 0  # see `attend.CrossAttend`
+  query_chunk: int = 0  # of self-attention, see `dot_product_attention`
   implementation: str = 'xla'
   scan: bool = False  # over layers and passes
   remat: str = 'none'  # of the self-attention layers
@@ -89,7 +90,9 @@ class PerceiverEncoder(nn.Module):
       ]
       return lambda z, train: _chain(blocks, z, train)
     block = self._block('self_attends')
-    if not self.scan or self.num_blocks == 1 or self.is_initializing():
+    if self.is_initializing():
+      return lambda z, train: block(z, train=train)  # has all parameters
+    if not self.scan or self.num_blocks == 1:
       return lambda z, train: _chain([block] * self.num_blocks, z, train)
 
     def one_pass(block, z, train):
@@ -131,6 +134,7 @@ class PerceiverEncoder(nn.Module):
       activation=self.activation,
       dropout=self.dropout_prob,
       implementation=self.implementation,
+      query_chunk=self.query_chunk,
       mlp_init=nn.initializers.lecun_normal(),
     )
     return transformer.Transformer(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from projects.perceiver import configurations, preprocessors, tiling
+from projects.perceiver import configurations, patches, tiling
 from vidscenic import task
 from vidscenic.ops import losses
 from vidscenic.ops import video as video_ops
@@ -134,7 +134,7 @@ class OpticalFlow(task.Task):
     return flow.astype(jnp.float32) * self._factor
 
   def _inputs(self, video):
-    return preprocessors.flow_patches(video_ops.normalize(video, 'signed'))
+    return patches.flow_patches(video_ops.normalize(video, 'signed'))
 
 
 def end_point_error(flow, target, *, weight=1.0):
@@ -150,7 +150,10 @@ def end_point_error(flow, target, *, weight=1.0):
   Returns:
     (sum, weight), float32 scalars.
   """
-  square = jnp.sum(jnp.square(flow - target), axis=-1)
+  # Where nothing counts there may be NaN, which a gradient of 0 would keep.
+  counts = jnp.broadcast_to(weight, flow.shape[:-1]) != 0
+  error = jnp.where(counts[..., None], flow - target, 0.0)
+  square = jnp.sum(jnp.square(error), axis=-1)
   distance = jnp.where(
     square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0
   )

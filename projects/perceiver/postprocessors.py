@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from projects.perceiver import attend
-from vidscenic.ops import video as video_ops
 
 
 class AudioPostprocessor(nn.Module):
@@ -83,26 +82,6 @@ class EmbeddingDecoder(nn.Module):
       'bias', nn.initializers.zeros, embedding.shape[:1], jnp.float32
     )
     return x @ embedding.T.astype(x.dtype) + bias.astype(x.dtype)
-
-
-def reverse_space_to_depth(
-  frames, *, temporal_block_size: int = 1, spatial_block_size: int = 1
-):
-  """Blocks of pixels from channels.
-
-  Args:
-    frames: [B, h, w, s*s*C] or [B, t, h, w, dt*s*s*C], channels ordered (time,
-      row, column, C).
-    temporal_block_size: dt.
-    spatial_block_size: s.
-
-  Returns:
-    [B, h*s, w*s, C] or [B, t*dt, h*s, w*s, C].
-  """
-  s, is_image = spatial_block_size, frames.ndim == 4
-  x = frames[:, None] if is_image else frames
-  x = video_ops.unpatchify(x, (temporal_block_size, s, s))
-  return x[:, 0] if is_image else x
 
 
 class Conv2DUpsample(nn.Module):

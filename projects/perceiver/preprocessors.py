@@ -6,16 +6,15 @@ modality, and the features without their position codes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from projects.perceiver import attend, positions
+from projects.perceiver import attend, patches, positions
 from vidscenic.layers import norms
-from vidscenic.ops import video as video_ops
 
 PREP_TYPES = ('pixels', 'patches', 'conv', 'conv1x1')
 PADDINGS = ('same', 'torch')
@@ -117,7 +116,7 @@ class ImagePreprocessor(nn.Module):
 
   def _patches(self, x, train):
     del train
-    x = space_to_depth(
+    x = patches.space_to_depth(
       x,
       temporal_block_size=self.temporal_downsample,
       spatial_block_size=self.spatial_downsample,
@@ -334,7 +333,7 @@ class MultimodalPreprocessor(nn.Module):
       (1, x.shape[-1]),
       jnp.float32,
     ).astype(x.dtype)
-    if prob <= 0:
+    if prob <= 0 or self.is_initializing():
       return x
     if prob >= 1:
       return jnp.broadcast_to(token, x.shape)
@@ -384,91 +383,6 @@ class EmbeddingPreprocessor(nn.Module):
     x = jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
     code = self.positions[: ids.shape[1]].astype(self.dtype)
     return Preprocessed(x + code, x)
-
-
-def space_to_depth(
-  frames, *, temporal_block_size: int = 1, spatial_block_size: int = 1
-):
-  """Blocks of pixels as channels.
-
-  Args:
-    frames: [B, H, W, C] or [B, T, H, W, C].
-    temporal_block_size: dt.
-    spatial_block_size: s.
-
-  Returns:
-    [B, H/s, W/s, s*s*C] or [B, T/dt, H/s, W/s, dt*s*s*C], channels ordered
-    (time, row, column, C).
-
-  Raises:
-    ValueError: a size that the block does not divide, or blocks over the time
-      that images do not have.
-  """
-  s, is_image = spatial_block_size, frames.ndim == 4
-  if is_image and temporal_block_size != 1:
-    raise ValueError(
-      f'temporal_downsample={temporal_block_size} but images have no time axis'
-    )
-  x = frames[:, None] if is_image else frames
-  x = video_ops.patchify(x, (temporal_block_size, s, s))
-  return x[:, 0] if is_image else x
-
-
-def extract_patches(
-  images,
-  *,
-  sizes: Sequence[int],
-  strides: Sequence[int] = (1, 1),
-  rates: Sequence[int] = (1, 1),
-  padding: str = 'SAME',
-):
-  """Neighbourhoods of pixels, as `tf.image.extract_patches` orders them.
-
-  Args:
-    images: [..., H, W, C]; zero outside.
-    sizes: rows and columns of a patch.
-    strides: from one patch to the next.
-    rates: from one pixel of a patch to the next.
-    padding: 'SAME', the odd pixel behind, or 'VALID'.
-
-  Returns:
-    [..., h, w, rows * columns * C], channels ordered (row, column, C).
-
-  Raises:
-    ValueError: unknown padding.
-  """
-  if padding not in ('SAME', 'VALID'):
-    raise ValueError(f"padding={padding!r}: want 'SAME' or 'VALID'")
-  widths, counts = [(0, 0)] * images.ndim, []
-  for axis, size, stride, rate in zip(
-    (-3, -2), sizes, strides, rates, strict=True
-  ):
-    length, span = images.shape[axis], (size - 1) * rate + 1
-    count = (length - span) // stride + 1
-    if padding == 'SAME':
-      count = -(-length // stride)
-      missing = max((count - 1) * stride + span - length, 0)
-      widths[axis] = (missing // 2, missing - missing // 2)
-    counts.append(count)
-  x = jnp.pad(images, widths)
-
-  def shifted(row, column):
-    rows, columns = (
-      slice(first * rate, first * rate + (count - 1) * stride + 1, stride)
-      for first, rate, count, stride in zip(
-        (row, column), rates, counts, strides, strict=True
-      )
-    )
-    return x[..., rows, columns, :]
-
-  return jnp.concatenate(
-    [shifted(i, j) for i in range(sizes[0]) for j in range(sizes[1])], axis=-1
-  )
-
-
-def flow_patches(pairs):
-  """3x3 neighbourhoods [..., H, W, 9 * C], as optical flow reads them."""
-  return extract_patches(pairs, sizes=(3, 3))
 
 
 def _with_code(x, code, how):

@@ -267,9 +267,8 @@ class _Moments:
         'frame_ids': np.int32(self._ids)[None],
         'mask': np.ones(1, bool),
       }
-      clips, _ = task.predict(
-        params, {}, batch, self._model.context()._replace(rows=row[None])
-      )
+      context = self._model.context(row[None])
+      clips, _ = task.predict(params, {}, batch, context)
       del clips['features']
       return {name: clip[0] for name, clip in clips.items()}
 

@@ -17,7 +17,7 @@ from etils import epath
 
 from projects.tapir import baselines, offline, tracker
 from vidscenic import config as vc
-from vidscenic.data import resize
+from vidscenic.data import decode, resize
 from vidscenic.evaluation import evaluator, tracking
 from vidscenic.ops import metrics
 from vidscenic.ops import tracking as tracking_ops
@@ -55,8 +55,9 @@ class TapVid(evaluator.Evaluator):
       task: a `PointTracking` task.
       mesh: all devices; every process evaluates all videos.
       data: data spec whose source gives whole videos: dicts of video
-        uint8[T, H, W, 3], path, query_points [N, 3], target_points [N, T, 2]
-        and occluded [N, T] in pixels of the video. Its transform is not used.
+        uint8[T, H, W, 3] or a `sources.VideoFile`, path, query_points [N, 3],
+        target_points [N, T, 2] and occluded [N, T] in pixels of the video. Its
+        transform is not used.
       mode: 'first' or 'strided', as the source's queries.
       resolution: (height, width) that the model sees.
       published: {score: percent} to print beside.
@@ -120,7 +121,7 @@ class TapVid(evaluator.Evaluator):
 
   def _score(self, weights, example):
     """{score: value} of a video."""
-    video = example['video']
+    video = _pictures(example['video'], example['target_points'].shape[1])
     size = np.array(video.shape[1:3], np.float32)
     scale = lambda points, to: (
       np.asarray(points, np.float32)
@@ -163,6 +164,13 @@ class TapVid(evaluator.Evaluator):
       return out['points'][0], out['occluded'][0]
 
     return tracking.track_in_chunks(queries, track)
+
+
+def _pictures(video, num_frames):
+  """uint8[T, H, W, 3] of an array or a file."""
+  if isinstance(video, np.ndarray):
+    return video
+  return decode.read_frames(video.path, np.arange(num_frames), video.index())
 
 
 def _predict(task, params, model_state, batch):

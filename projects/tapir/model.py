@@ -17,54 +17,22 @@ BootsTAPIR stops at the borders of each clip (there it reaches into the next
 clip of the batch).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from projects.tapir import correlation, cost_volume, mixer
-from vidscenic.layers import norms, resnet
+from projects.tapir import chunks, correlation, cost_volume, mixer
+from projects.tapir import features as features_lib
+from vidscenic.layers import resnet
 from vidscenic.ops import grids as grids_lib
 from vidscenic.ops import video as video_ops
 
-_STRIDE = 8  # of the coarse grid; sides must be multiples of it
 _HEAD = 4  # numbers per frame beside features: x, y, occlusion, uncertainty
-
-
-class Grid(NamedTuple):
-  """Unit vectors of one resolution (Hr, Wr).
-
-  Attributes:
-    lowres: [B, T, Hr/8, Wr/8, Cl]; of queries [B, N, Cl].
-    hires: [B, T, Hr/4, Wr/4, Ch]; of queries [B, N, Ch].
-  """
-
-  lowres: Any
-  hires: Any
-
-
-@flax.struct.dataclass
-class FeatureGrids:
-  """What the model sees of a video.
-
-  Attributes:
-    levels: `Grid` of every resolution, the initial one first.
-    refinement: index into levels of each refinement, in order.
-    size: (H, W) of the video, in whose pixels positions are.
-  """
-
-  levels: tuple[Grid, ...]
-  refinement: tuple[int, ...] = flax.struct.field(pytree_node=False)
-  size: tuple[int, int] = flax.struct.field(pytree_node=False)
-
-  def resolution(self, level: int) -> tuple[int, int]:
-    """(Hr, Wr) of a level."""
-    height, width = self.levels[level].lowres.shape[2:4]
-    return height * _STRIDE, width * _STRIDE
 
 
 class Tracks(NamedTuple):
@@ -87,32 +55,6 @@ class Tracks(NamedTuple):
     return jax.tree.map(
       lambda x: jnp.mean(x[num_pips_iter::num_pips_iter], axis=0), self
     )
-
-
-def default_resolutions(
-  video_size: Sequence[int], initial: Sequence[int]
-) -> tuple[tuple[int, int], ...]:
-  """Resolutions at which a video of this size is refined.
-
-  From the initial one to the video's own in equal steps of at most a factor of
-  two, rounded down to multiples of 8; only the initial one for small videos.
-
-  Args:
-    video_size: (H, W).
-    initial: (H, W) of the first guess.
-  """
-  initial = tuple(initial)
-  ratios = [v / i for v, i in zip(video_size, initial, strict=True)]
-  steps = math.ceil(max(math.log2(r) for r in ratios))
-  if tuple(video_size) == initial or steps < 1:
-    return (initial,)
-  return tuple(
-    tuple(
-      int(i * ratio ** (step / steps) // _STRIDE) * _STRIDE
-      for i, ratio in zip(initial, ratios, strict=True)
-    )
-    for step in range(steps + 1)
-  )
 
 
 class Tapir(nn.Module):
@@ -151,7 +93,7 @@ class Tapir(nn.Module):
       stem_features=self.stem_channels,
     )
     if self.extra_convs:
-      self.extra = ExtraConvs(
+      self.extra = features_lib.ExtraConvs(
         self.extra_conv_layers,
         self.extra_conv_multiplier,
         self.extra_conv_shift,
@@ -208,7 +150,7 @@ class Tapir(nn.Module):
     self,
     video,
     refinement_resolutions: Sequence[Sequence[int]] | None = None,
-  ) -> FeatureGrids:
+  ) -> features_lib.FeatureGrids:
     """First stage: features of every frame at every resolution.
 
     Args:
@@ -222,24 +164,26 @@ class Tapir(nn.Module):
     size = tuple(video.shape[2:4])
     initial = tuple(self.initial_resolution)
     if refinement_resolutions is None:
-      refinement_resolutions = default_resolutions(size, initial)
-    levels, refinement, seen = [], [], None
-    for number, resolution in enumerate((initial, *refinement_resolutions)):
-      resolution = tuple(resolution)
-      if len(resolution) != 2 or any(r < 1 or r % _STRIDE for r in resolution):
-        raise ValueError(
-          f'resolution {resolution}: want two multiples of {_STRIDE}'
-        )
-      if resolution != seen:
-        levels.append(self._features(video, resolution))
-        seen = resolution
-      if number:
-        refinement.append(len(levels) - 1)
-    if not refinement:
+      refinement_resolutions = features_lib.default_resolutions(size, initial)
+    wanted = [initial, *map(tuple, refinement_resolutions)]
+    if len(wanted) < 2:
       raise ValueError('refinement_resolutions is empty')
-    return FeatureGrids(tuple(levels), tuple(refinement), size)
+    for resolution in wanted:
+      if len(resolution) != 2 or any(
+        r < 1 or r % features_lib.STRIDE for r in resolution
+      ):
+        raise ValueError(
+          f'resolution {resolution}: want two multiples of '
+          f'{features_lib.STRIDE}'
+        )
+    levels, refinement = [self._features(video, initial)], []
+    for before, resolution in itertools.pairwise(wanted):
+      if resolution != before:
+        levels.append(self._features(video, resolution))
+      refinement.append(len(levels) - 1)
+    return features_lib.FeatureGrids(tuple(levels), tuple(refinement), size)
 
-  def _features(self, video, resolution) -> Grid:
+  def _features(self, video, resolution) -> features_lib.Grid:
     length = video.shape[1]
     chunk = min(self.feature_extractor_chunk_size or length, length)
     if chunk == length:
@@ -252,7 +196,7 @@ class Tapir(nn.Module):
       mode='edge',
     )
     video = video.reshape(len(video), count, chunk, *video.shape[2:])
-    _, grid = _scan(
+    _, grid = chunks.scan(
       lambda model, carry, x: (carry, model._frame_features(x, resolution)),
       in_axes=1,
       out_axes=1,
@@ -261,7 +205,7 @@ class Tapir(nn.Module):
       lambda x: x.reshape(len(x), -1, *x.shape[3:])[:, :length], grid
     )
 
-  def _frame_features(self, video, resolution) -> Grid:
+  def _frame_features(self, video, resolution) -> features_lib.Grid:
     if tuple(video.shape[2:4]) != resolution:
       video = video_ops.resize(
         video, size=resolution, method='bilinear', antialias=True
@@ -270,9 +214,13 @@ class Tapir(nn.Module):
     lowres = groups[3]
     if self.extra_convs:
       lowres = self.extra(lowres)
-    return Grid(unit_vectors(lowres), unit_vectors(groups[1]))
+    return features_lib.Grid(
+      features_lib.unit_vectors(lowres), features_lib.unit_vectors(groups[1])
+    )
 
-  def query_features(self, grids: FeatureGrids, queries) -> tuple[Grid, ...]:
+  def query_features(
+    self, grids: features_lib.FeatureGrids, queries
+  ) -> tuple[features_lib.Grid, ...]:
     """Second stage: features at the queries, for every level.
 
     Args:
@@ -291,8 +239,8 @@ class Tapir(nn.Module):
 
   def trajectories(
     self,
-    grids: FeatureGrids,
-    features: Sequence[Grid],
+    grids: features_lib.FeatureGrids,
+    features: Sequence[features_lib.Grid],
     *,
     queries=None,
     query_chunk_size: int = 0,
@@ -329,19 +277,28 @@ class Tapir(nn.Module):
     for begin, end in ((0, min(trained, num_queries)), (trained, num_queries)):
       if begin < end:
         part = tuple(
-          jax.tree.map(lambda x, a=a, b=begin, e=end: _slice(x, b, e, a), x)
+          jax.tree.map(
+            lambda x, a=a, b=begin, e=end: chunks.take(x, b, e, a), x
+          )
           for x, a in zip(inputs, axes, strict=True)
         )
         body = lambda model, x, g=not begin: model._track(
           grids, x, num_frames, g
         )
         parts.append(
-          in_chunks(body, self, part, query_chunk_size, axes=axes, out_axis=2)
+          chunks.in_chunks(
+            body, self, part, query_chunk_size, axes=axes, out_axis=2
+          )
         )
     return jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
 
   def first_guesses(
-    self, grids: FeatureGrids, features, queries, *, query_chunk_size: int = 0
+    self,
+    grids: features_lib.FeatureGrids,
+    features,
+    queries,
+    *,
+    query_chunk_size: int = 0,
   ) -> Tracks:
     """`trajectories` without refinement: `Tracks` with K = 1."""
 
@@ -351,7 +308,7 @@ class Tapir(nn.Module):
       return jax.tree.map(lambda x: x[None], _in_video(first, grids))
 
     inputs = (features[0].lowres, queries)
-    return in_chunks(
+    return chunks.in_chunks(
       guess, self, inputs, query_chunk_size, axes=(1, 1), out_axis=2
     )
 
@@ -435,7 +392,7 @@ class Tapir(nn.Module):
       )
       return carry, (carry[0], after, seen if watched else None)
 
-    _, (tracks, after, seen) = _scan(
+    _, (tracks, after, seen) = chunks.scan(
       nn.remat(iterate, prevent_cse=False), length=self.num_pips_iter
     )(self, carry, state)
     if watched:
@@ -467,7 +424,7 @@ class Tapir(nn.Module):
     inputs = jnp.concatenate(inputs, axis=-1)
     change, after = self.mixer(inputs, state, num_frames)
     # Changes are pixels of this resolution, positions of the initial one.
-    height, width = (_STRIDE * n for n in pyramid[1].shape[2:4])
+    height, width = (features_lib.STRIDE * n for n in pyramid[1].shape[2:4])
     moved = grids_lib.scale_points(
       change[..., :2], source=(height, width), target=initial, order='xy'
     )
@@ -480,61 +437,11 @@ class Tapir(nn.Module):
     return (tracks, features), after, (inputs, change)
 
 
-class ExtraConvs(nn.Module):
-  """BootsTAPIR's residual convolutions: [B, T, h, w, C] -> the same."""
-
-  num_layers: int
-  multiplier: int
-  shift: bool  # also sees the frames before and behind
-
-  @nn.compact
-  def __call__(self, x):
-    for i in range(self.num_layers):
-      x = _ExtraConv(self.multiplier, self.shift, name=f'layer_{i}')(x)
-    return x
-
-
-class _ExtraConv(nn.Module):
-  multiplier: int
-  shift: bool
-
-  @nn.compact
-  def __call__(self, x):
-    width = x.shape[-1]
-    # The sum below is with the normalised values; the others are dropped.
-    x = norms.layer_norm('norm', eps=1e-5)(x)
-    y = x
-    if self.shift:
-      before = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
-      behind = jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1)
-      y = jnp.concatenate([x, before, behind], axis=-1)
-    y = nn.Conv(self.multiplier * width, (3, 3), name='up')(y)
-    y = nn.gelu(y, approximate=True)
-    zeros = nn.initializers.zeros
-    return x + nn.Conv(width, (3, 3), kernel_init=zeros, name='down')(y)
-
-
-def unit_vectors(x):
-  """x / max(|x|, 1e-6) over the last axis."""
-  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
-
-
 def _pool(grid):
   """Means of 2 x 2 cells; an odd last row or column is dropped."""
   lead, size = grid.shape[:2], grid.shape[2:]
   pooled = nn.avg_pool(grid.reshape(-1, *size), (2, 2), (2, 2))
   return pooled.reshape(*lead, *pooled.shape[1:])
-
-
-def _scan(body, **options):
-  """A loop over the model's own methods, with the same parameters."""
-  return nn.scan(
-    body,
-    variable_broadcast='params',
-    split_rngs={'params': False},
-    **options,
-  )
 
 
 def pin_queries(points, queries, *, size, target):
@@ -556,49 +463,3 @@ def _in_video(tracks, grids):
     tracks.points, source=grids.resolution(0), target=grids.size, order='xy'
   )
   return tracks._replace(points=points)
-
-
-def in_chunks(body, module, inputs, size: int, *, axes, out_axis: int):
-  """Applies a module to a few queries at a time, in a loop.
-
-  Args:
-    body: fn(module, inputs) -> outputs, queries independent of each other.
-    module: a bound module.
-    inputs: tuple of trees of arrays.
-    size: queries at a time; 0: all at once.
-    axes: the axis of queries, for every entry of inputs.
-    out_axis: the axis of queries in all outputs.
-  """
-  leaves = jax.tree.leaves(inputs[0])
-  count = leaves[0].shape[axes[0]]
-  size = min(size or count, count)
-  if size == count:
-    return body(module, inputs)
-  chunks = math.ceil(count / size)
-  padding = chunks * size - count
-  split = tuple(
-    jax.tree.map(lambda x, a=axis: _split(x, chunks, padding, a), part)
-    for part, axis in zip(inputs, axes, strict=True)
-  )
-  loop = _scan(lambda module, carry, x: (carry, body(module, x)))
-  _, outputs = loop(module, (), split)
-  return jax.tree.map(lambda x: _join(x, count, out_axis), outputs)
-
-
-def _split(x, count, padding, axis):
-  """[.., N, ..] -> [count, .., N/count, ..], filled up with zeros."""
-  widths = [(0, padding if a == axis else 0) for a in range(x.ndim)]
-  x = jnp.pad(x, widths)
-  x = x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :])
-  return jnp.moveaxis(x, axis, 0)
-
-
-def _join(x, size, axis):
-  """Undoes `_split`: [count, .., n, ..] -> [.., size, ..]."""
-  x = jnp.moveaxis(x, 0, axis)
-  x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-  return _slice(x, 0, size, axis)
-
-
-def _slice(x, begin, end, axis):
-  return jax.lax.slice_in_dim(x, begin, end, axis=axis)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from projects.tapir import features as features_lib
 from projects.tapir import model as model_lib
 from projects.tapir import tracker
 from vidscenic.data import stream
@@ -194,7 +195,7 @@ def bytes_per_frame(model: model_lib.Tapir, resolution: Sequence[int]) -> int:
   """Memory that a frame of a window needs, about, while points are refined."""
   levels = {
     tuple(model.initial_resolution),
-    *model_lib.default_resolutions(resolution, model.initial_resolution),
+    *features_lib.default_resolutions(resolution, model.initial_resolution),
   }
   cells = sum(h * w // 64 for h, w in levels)
   most = max(h * w // 64 for h, w in levels)

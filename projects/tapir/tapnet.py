@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from projects.tapir import cost_volume, model
+from projects.tapir import chunks, cost_volume, features, model
 from vidscenic.layers import resnet
 from vidscenic.ops import grids as grids_lib
 
@@ -69,21 +69,21 @@ class TapNet(nn.Module):
       mix=self._shift,
       name='backbone',
     )(video, train=train)
-    grid = model.unit_vectors(groups[-1])
+    grid = features.unit_vectors(groups[-1])
     points = grids_lib.scale_points(
       queries, source=size, target=grid.shape[2:4], order='tyx'
     )
-    features = grids_lib.trilinear(grid, points, mode='clamp')
+    found = grids_lib.trilinear(grid, points, mode='clamp')
     heads = cost_volume.CostVolumeHeads(
       self.softmax_temperature,
       num_logits=1,
       rectify_conv=False,
       name='cost_volume',
     )
-    points, logits = model.in_chunks(
+    points, logits = chunks.in_chunks(
       lambda heads, x: heads(x[0], grid),
       heads,
-      (features,),
+      (found,),
       query_chunk_size,
       axes=(1,),
       out_axis=1,
@@ -93,7 +93,7 @@ class TapNet(nn.Module):
     )
     points = model.pin_queries(points, queries, size=size, target=size)
     tracks = model.Tracks(points[None], logits[None, ..., 0], None)
-    return Output(tracks, grid, features)
+    return Output(tracks, grid, found)
 
   @property
   def _num_groups(self):

@@ -14,9 +14,6 @@ from vidscenic.ops import augment, grids, masking, metrics, tracking
 from vidscenic.ops import video as video_ops
 
 MODELS = {'tapir': model_lib.Tapir, 'tapnet': tapnet.TapNet}
-# What weight decay leaves alone: biases and the norms of layers, but not those
-# of the backbone (tapir's instance norms are decayed in the released code).
-DECAY_EXCLUDE = (r'^(?!backbone/).*/bias$', r'^(mixer|extra_convs)/.*norm/')
 _PER_QUERY = ('query_points', 'target_points', 'occluded')
 # Size at which TAP-Vid counts pixels.
 _SCORED = (256, 256)

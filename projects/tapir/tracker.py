@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from projects.tapir import features as features_lib
 from projects.tapir import importer
 from projects.tapir import model as model_lib
 from projects.tapir import task as task_lib
@@ -316,7 +317,7 @@ def _checked_frame(frame):
 
 
 def _levels(model, resolution):
-  return model_lib.default_resolutions(resolution, model.initial_resolution)
+  return features_lib.default_resolutions(resolution, model.initial_resolution)
 
 
 def _empty(model, resolution, slots):
@@ -325,14 +326,14 @@ def _empty(model, resolution, slots):
     set((tuple(model.initial_resolution), *_levels(model, resolution)))
   )
   groups = model.channels_per_group
-  grid = model_lib.Grid(
+  grid = features_lib.Grid(
     jnp.zeros((1, slots, groups[3])), jnp.zeros((1, slots, groups[1]))
   )
   memory = model.initial_state(slots, len(_levels(model, resolution)))
   return (grid,) * count, memory
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=0)
 def _step(model, params, frame, features, memory):
   def stages(model, frame):
     grids = model.feature_grids(frame)
@@ -345,7 +346,7 @@ def _step(model, params, frame, features, memory):
   return last.points[0, :, 0], ~hidden[0, :, 0], memory
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(5, 6))
+@functools.partial(jax.jit, static_argnums=0)
 def _put(model, params, frame, queries, new, features, memory):
   """Looks up new points and clears the memory of their slots."""
 

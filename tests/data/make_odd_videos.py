@@ -41,6 +41,22 @@ def read_code(frame):
   return int(sum(int(bit) << (CODE_BITS - 1 - i) for i, bit in enumerate(bits)))
 
 
+# All eight orientations that a display matrix of right angles can have.
+TURNS = [
+  (degrees, mirrored, False)
+  for mirrored in (False, True)
+  for degrees in (0, 90, 180, -90)
+]
+
+
+def stored(upright, turn):
+  """What a camera stores that asks for a turn, [H, W, 3]."""
+  degrees, left_right, up_down = turn or (0, False, False)
+  upright = upright[:, ::-1] if left_right else upright
+  upright = upright[::-1] if up_down else upright
+  return np.rot90(upright, -degrees // 90)
+
+
 def encode(
   target,
   codec,
@@ -54,8 +70,13 @@ def encode(
   container_options=None,
   size=(HEIGHT, WIDTH),
   audio=False,
+  turn=None,
 ):
-  """Writes bar code frames; stamps are in units of time_base."""
+  """Writes bar code frames; stamps are in units of time_base.
+
+  With turn=(degrees, hflip, vflip), as PyAV names them, the pictures are stored
+  as a phone does: upright only with the display matrix.
+  """
   rate = fractions.Fraction(rate)
   time_base = fractions.Fraction(time_base or 1 / rate)
   stamps = range(num_frames) if stamps is None else stamps
@@ -63,12 +84,15 @@ def encode(
     target, 'w', format=container or None, options=container_options or {}
   ) as output:
     stream = output.add_stream(codec, rate=rate, options=options or {})
-    stream.height, stream.width = size
+    stream.height, stream.width = stored(draw(0, *size), turn).shape[:2]
     stream.pix_fmt = 'yuv420p'
     stream.time_base = stream.codec_context.time_base = time_base
+    if turn:
+      stream.set_display_rotation(*turn)
     sound = output.add_stream('aac', rate=16000) if audio else None
     for number, stamp in zip(range(num_frames), stamps, strict=True):
-      frame = av.VideoFrame.from_ndarray(draw(number, *size), format='rgb24')
+      picture = np.ascontiguousarray(stored(draw(number, *size), turn))
+      frame = av.VideoFrame.from_ndarray(picture, format='rgb24')
       frame.pts, frame.time_base = stamp, time_base
       output.mux(stream.encode(frame))
     output.mux(stream.encode(None))
@@ -281,6 +305,16 @@ FRONT_CUTS = {
 }
 # {file name: number on its first frame}, where that is not 0.
 FIRST_CODE = {'edit_list.mp4': 10} | dict.fromkeys(FRONT_CUTS, 12)
+
+
+# Of all the files that `make` writes.
+NAMES = [
+  *odd_files(),
+  'edit_list.mp4',
+  'vp8_hidden.webm',
+  'packed.avi',
+  *FRONT_CUTS,
+]
 
 
 def make(folder):

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from tests.data import make_odd_videos
-from vidscenic.data import audio, clips, decode, resize, sources, writer
+from vidscenic.data import (
+  audio,
+  clips,
+  decode,
+  records,
+  resize,
+  sources,
+  writer,
+)
 
 
 @pytest.fixture(scope='module')
@@ -223,6 +231,21 @@ def test_decoding_at_a_smaller_size_moves_labels(video_path):
   out = run(transform(size=(), decode_short_side=32, flip=0.0), record)
   assert out['video'].shape == (4, 32, 48, 3)
   np.testing.assert_allclose(out['target_points'], 20.0)
+
+
+def test_videos_of_phones_are_upright_before_anything_is_cut(tmp_path):
+  path = str(tmp_path / 'phone.mp4')
+  make_odd_videos.encode(
+    path, 'libx264', num_frames=8, size=(96, 120), turn=(90, False, False)
+  )
+  record = {'video': sources.VideoFile(path)}
+  assert records.open_video(record).size == (96, 120)
+  whole = run(transform(size=(), train=False), record)['video']
+  assert whole.shape == (4, 96, 120, 3)
+  assert codes(whole) == [2, 3, 4, 5]
+  small = transform(size=(), train=False, decode_short_side=48)
+  want = decode.read_frames(path, range(2, 6), size=(48, 60))
+  np.testing.assert_array_equal(run(small, record)['video'], want)
 
 
 def test_sound_starts_with_the_clip(video_path):

@@ -13,18 +13,10 @@ from PIL import Image
 from tests.data import make_odd_videos
 from vidscenic.data import decode, resize, stream
 
-NAMES = [
-  *make_odd_videos.odd_files(),
-  'edit_list.mp4',
-  'vp8_hidden.webm',
-  'packed.avi',
-  *make_odd_videos.FRONT_CUTS,
-]
-
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory):
-  return make_odd_videos.make(tmp_path_factory.mktemp('odd'))
+def files(odd_videos):
+  return odd_videos
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def whole(video, length=16, **kwargs):
   return np.concatenate([chunk.frames[: chunk.count] for chunk in chunks])
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', make_odd_videos.NAMES)
 def test_chunks_are_the_frames_of_the_exact_reader(files, name):
   video = stream.VideoStream(files[name])
   want = decode.read_frames(files[name], range(video.num_frames))

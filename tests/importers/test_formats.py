@@ -240,6 +240,36 @@ def test_keys_that_would_spoil_a_terminal_are_refused(tmp_path, key):
   assert str(error.value).isprintable()
 
 
+def test_long_keys_that_share_their_values_are_refused(tmp_path):
+  """160 kB that stand for 25,600 keys of 970 letters each."""
+  inner = {f'{i:0484}': 0 for i in range(160)}
+  outer = {f'{i:0484}': inner for i in range(160)}
+  data = pickle.dumps(outer)
+  assert len(data) < 170_000
+  with pytest.raises(formats.BadFile, match='a.pkl: .*20,000,000 letters'):
+    formats.read(write(tmp_path / 'a.pkl', data))
+
+
+def test_the_keys_of_all_arrays_of_a_zip_count(tmp_path, monkeypatch):
+  monkeypatch.setattr(formats, '_MAX_LETTERS', 100)
+  one = {f'{i:010}': i for i in range(6)}
+  np.savez(tmp_path / 'a.npz', a=one)
+  assert len(formats.read(tmp_path / 'a.npz')) == 6
+  np.savez(tmp_path / 'b.npz', a=one, b=one)
+  with pytest.raises(formats.BadFile, match='b.npz: .*letters'):
+    formats.read(tmp_path / 'b.npz')
+
+
+def test_pickled_arrays_without_elements_have_bounded_sides(tmp_path):
+  # The type of the array is made larger behind pickle's back.
+  data = pickle.dumps(np.zeros((0, 2**40), 'S1234567'), protocol=2)
+  data = data.replace(b'S1234567', b'S2147483647').replace(
+    b'X\x08\x00\x00\x00S', b'X\x0b\x00\x00\x00S'
+  )
+  with pytest.raises(formats.BadFile, match='clips: absurd shape'):
+    formats.unpickle(data, name='clips')
+
+
 @pytest.mark.parametrize(
   ('leaf', 'reason'),
   [

@@ -57,6 +57,17 @@ def test_sizes_as_python_2_wrote_them():
       f'({"9" * 18}, {"9" * 18})}}',
       'absurd shape',
     ),
+    # NumPy multiplies sides and bytes of arrays without elements, too.
+    (
+      "{'descr': '|S2147483647', 'fortran_order': False, 'shape': "
+      f'(0, {2**40})}}',
+      'absurd shape',
+    ),
+    (
+      "{'descr': '<U500000000', 'fortran_order': False, 'shape': "
+      f'(0, {2**48})}}',
+      'absurd shape',
+    ),
   ],
 )
 @pytest.mark.parametrize('version', [1, 2])

@@ -106,3 +106,13 @@ def test_readme_shows_the_table():
     'replace what stands between the marks in README.md by the output of '
     '`python -m vidscenic.tools.weights list --markdown`'
   )
+
+
+def test_importers_that_do_not_exist_yet_are_told():
+  assert published.has_importer(entry())
+  for module in ('projects.rvm.nothing', 'projects.nothing.importer'):
+    missing = entry(importer=f'{module}:load', notes='good')
+    assert not published.has_importer(missing)
+    assert '| no importer yet; good |' in published.markdown([missing])
+  # Outside the repository nothing is known about its projects.
+  assert published.has_importer(entry(importer='no_such_package.a:load'))

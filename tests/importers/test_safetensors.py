@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.importers import weight_files
-from vidscenic.importers import formats
+from vidscenic.importers import formats, safetensors
 
 TABLE = weight_files.table_bytes
 
@@ -88,6 +88,22 @@ def test_gaps(tmp_path):
   ],
 )
 def test_damaged_tables(tmp_path, text, reason):
+  refused(tmp_path, len(text).to_bytes(8, 'little') + text, reason)
+
+
+@pytest.mark.parametrize(
+  ('text', 'reason'),
+  [
+    (b'{"w": 1, "a": "' + b'a' * 10_000_000 + b'"}', 'more than 10,000,000'),
+    (b'{"w": [' + b'[],' * 200_000 + b'[]]}', '200003 brackets for 0 arrays'),
+    (b'{"w": [' + b'{},' * 200_000 + b'{}]}', '200003 brackets for 0 arrays'),
+  ],
+  ids=['long', 'lists', 'objects'],
+)
+def test_tables_that_would_take_much_memory_are_not_parsed(
+  tmp_path, monkeypatch, text, reason
+):
+  monkeypatch.setattr(safetensors.json, 'loads', None)
   refused(tmp_path, len(text).to_bytes(8, 'little') + text, reason)
 
 

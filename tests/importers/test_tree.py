@@ -1,27 +1,17 @@
 """Conversion of weights: naming schemes, strict accounting, types, tables."""
 
-import re
-import types
-
 import numpy as np
 import pytest
 
+from tests.importers import arrays
 from vidscenic.importers import transforms, tree
-
-
-def leaf(*shape, dtype=np.float32):
-  return types.SimpleNamespace(shape=shape, dtype=np.dtype(dtype))
-
-
-def numbers(*shape, dtype=np.float32):
-  return np.random.default_rng(len(shape)).normal(size=shape).astype(dtype)
 
 
 def layers(count, **leaves):
   """{block_i: leaves} and the same stacked."""
   unrolled = {f'block_{i}': leaves for i in range(count)}
   stacked = {
-    name: leaf(count, *child.shape, dtype=child.dtype)
+    name: arrays.leaf(count, *child.shape, dtype=child.dtype)
     for name, child in leaves.items()
   }
   return unrolled, {'blocks': stacked}
@@ -29,12 +19,12 @@ def layers(count, **leaves):
 
 def test_flat_keys_are_renamed():
   source = {
-    'params/tokenizer/Conv_0/kernel': numbers(2, 4, 4, 3, 8),
-    'params/layers_0/scale': numbers(8),
-    'params/layers_1/scale': numbers(8, dtype=np.float32) + 1,
+    'params/tokenizer/Conv_0/kernel': arrays.numbers(2, 4, 4, 3, 8),
+    'params/layers_0/scale': arrays.numbers(8),
+    'params/layers_1/scale': arrays.numbers(8, dtype=np.float32) + 1,
   }
-  blocks, _ = layers(2, scale=leaf(8))
-  target = {'embedding': {'kernel': leaf(2, 4, 4, 3, 8)}, 'vit': blocks}
+  blocks, _ = layers(2, scale=arrays.leaf(8))
+  target = {'embedding': {'kernel': arrays.leaf(2, 4, 4, 3, 8)}, 'vit': blocks}
   got, report = tree.convert(
     source,
     target,
@@ -58,7 +48,7 @@ def test_haiku_modules_without_suffix_have_number_zero():
     f'net/~/block{suffix}/linear/w': np.full((2, 3), i, np.float32)
     for i, suffix in enumerate(('', '_1', '_2'))
   }
-  target, _ = layers(3, kernel=leaf(2, 3))
+  target, _ = layers(3, kernel=arrays.leaf(2, 3))
 
   def place(match):
     return f'block_{transforms.haiku_number(match[1])}/kernel'
@@ -68,11 +58,11 @@ def test_haiku_modules_without_suffix_have_number_zero():
 
 
 def test_hugging_face_linear_layers_get_heads():
-  weight, bias = numbers(6, 4), numbers(6)  # [out, in]
-  out = numbers(4, 6)
+  weight, bias = arrays.numbers(6, 4), arrays.numbers(6)  # [out, in]
+  out = arrays.numbers(4, 6)
   target = {
-    'query': {'kernel': leaf(4, 2, 3), 'bias': leaf(2, 3)},
-    'out': {'kernel': leaf(2, 3, 4)},
+    'query': {'kernel': arrays.leaf(4, 2, 3), 'bias': arrays.leaf(2, 3)},
+    'out': {'kernel': arrays.leaf(2, 3, 4)},
   }
   got, _ = tree.convert(
     {
@@ -87,7 +77,7 @@ def test_hugging_face_linear_layers_get_heads():
       (r'.*\.output\.weight', 'out/kernel', transforms.LINEAR),
     ),
   )
-  x = numbers(4)
+  x = arrays.numbers(4)
   q = np.einsum('d,dhe->he', x, got['query']['kernel']) + got['query']['bias']
   np.testing.assert_allclose(q.reshape(-1), weight @ x + bias, rtol=1e-5)
   y = np.einsum('he,hed->d', q, got['out']['kernel'])
@@ -97,7 +87,7 @@ def test_hugging_face_linear_layers_get_heads():
 def test_fused_projection_becomes_three():
   weight = np.arange(24, dtype=np.float32).reshape(6, 4)
   target = {
-    'attention': {n: {'kernel': leaf(4, 1, 2)} for n in ('q', 'k', 'v')}
+    'attention': {n: {'kernel': arrays.leaf(4, 1, 2)} for n in ('q', 'k', 'v')}
   }
   split = transforms.split(('q/kernel', 'k/kernel', 'v/kernel'))
   got, report = tree.convert(
@@ -119,7 +109,7 @@ def test_three_projections_are_fused_in_the_order_of_their_numbers(order):
   join = transforms.concatenate(-1)
   got, _ = tree.convert(
     source,
-    {'qkv': leaf(4, 6)},
+    {'qkv': arrays.leaf(4, 6)},
     tuple((n, f'qkv[{i}]', (), join) for i, n in enumerate(names)),
   )
   np.testing.assert_array_equal(got['qkv'][0], [0, 0, 1, 1, 2, 2])
@@ -128,13 +118,16 @@ def test_three_projections_are_fused_in_the_order_of_their_numbers(order):
 def test_parts_without_join_are_stacked():
   source = {f'mask_tokens.{j}': np.full((1, 4), j, np.float32) for j in (1, 0)}
   rule = (r'mask_tokens\.(\d)', r'tokens[\1]', transforms.squeeze)
-  got, _ = tree.convert(source, {'tokens': leaf(2, 4)}, (rule,))
+  got, _ = tree.convert(source, {'tokens': arrays.leaf(2, 4)}, (rule,))
   np.testing.assert_array_equal(got['tokens'][:, 0], [0, 1])
 
 
 def test_position_of_the_class_token_is_added_to_it():
-  token, table = numbers(1, 1, 4), numbers(1, 7, 4)
-  target = {'class_token': leaf(1, 4), 'position': {'table': leaf(2, 3, 4)}}
+  token, table = arrays.numbers(1, 1, 4), arrays.numbers(1, 7, 4)
+  target = {
+    'class_token': arrays.leaf(1, 4),
+    'position': {'table': arrays.leaf(2, 3, 4)},
+  }
 
   def cut(array):
     return {'class_token[1]': array[0, :1], 'position/table': array[0, 1:]}
@@ -159,8 +152,8 @@ RULE = (r'layer\.(\d+)\.weight', r'net/block_\1/kernel', transforms.LINEAR)
 
 
 def test_layers_are_stacked_where_the_model_scans():
-  source = {f'layer.{i}.weight': numbers(3, 2) + i for i in (1, 0, 2)}
-  unrolled, stacked = layers(3, kernel=leaf(2, 3))
+  source = {f'layer.{i}.weight': arrays.numbers(3, 2) + i for i in (1, 0, 2)}
+  unrolled, stacked = layers(3, kernel=arrays.leaf(2, 3))
   one_by_one, _ = tree.convert(source, {'net': unrolled}, (RULE,))
   together, report = tree.convert(source, {'net': stacked}, (RULE,))
   np.testing.assert_array_equal(
@@ -172,8 +165,8 @@ def test_layers_are_stacked_where_the_model_scans():
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_stacked_source_is_taken_apart(scan):
-  source = {'stack/weight': numbers(3, 3, 2)}
-  target = layers(3, kernel=leaf(2, 3))[scan]
+  source = {'stack/weight': arrays.numbers(3, 3, 2)}
+  target = layers(3, kernel=arrays.leaf(2, 3))[scan]
   rule = ('stack/weight', 'blocks/kernel', transforms.LINEAR)
   got, _ = tree.convert(source, target, (rule,))
   want = source['stack/weight'].transpose(0, 2, 1)
@@ -185,8 +178,8 @@ def test_stacked_source_is_taken_apart(scan):
 
 
 def test_missing_layer_of_a_stack_is_named():
-  source = {f'layer.{i}.weight': numbers(3, 2) for i in (0, 2)}
-  _, stacked = layers(3, kernel=leaf(2, 3))
+  source = {f'layer.{i}.weight': arrays.numbers(3, 2) for i in (0, 2)}
+  _, stacked = layers(3, kernel=arrays.leaf(2, 3))
   with pytest.raises(ValueError, match='net/block_1/kernel'):
     tree.convert(source, {'net': stacked}, (RULE,))
   with pytest.raises(ValueError, match='net/blocks/kernel is one stack'):
@@ -194,8 +187,8 @@ def test_missing_layer_of_a_stack_is_named():
 
 
 def test_kernels_of_convolutions_change_their_layout():
-  image, video = numbers(8, 3, 5, 4), numbers(8, 3, 2, 5, 4)
-  target = {'a': leaf(5, 4, 3, 8), 'b': leaf(2, 5, 4, 3, 8)}
+  image, video = arrays.numbers(8, 3, 5, 4), arrays.numbers(8, 3, 2, 5, 4)
+  target = {'a': arrays.leaf(5, 4, 3, 8), 'b': arrays.leaf(2, 5, 4, 3, 8)}
   rule = (r'(\w)', r'\1', transforms.conv)
   got, _ = tree.convert({'a': image, 'b': video}, target, (rule,))
   assert got['a'][4, 3, 2, 7] == image[7, 2, 4, 3]
@@ -203,7 +196,7 @@ def test_kernels_of_convolutions_change_their_layout():
 
 
 def test_transposing_without_axes_reverses_them():
-  array = numbers(2, 1, 3)
+  array = arrays.numbers(2, 1, 3)
   assert transforms.transpose()(array).shape == (3, 1, 2)
   assert transforms.transpose(1, 0, 2)(array).shape == (1, 2, 3)
 
@@ -211,7 +204,7 @@ def test_transposing_without_axes_reverses_them():
 def test_the_first_rule_that_matches_counts():
   got, _ = tree.convert(
     {'a/x': np.ones(2, np.float32)},
-    {'first': leaf(2)},
+    {'first': arrays.leaf(2)},
     (('a/x', 'first'), ('a/.*', 'second')),
   )
   assert set(got) == {'first'}
@@ -219,11 +212,14 @@ def test_the_first_rule_that_matches_counts():
 
 def test_ignored_and_kept_names_are_reported():
   source = {
-    'opt_state/m': numbers(3),
-    'w': numbers(2),
-    'step': numbers(),
+    'opt_state/m': arrays.numbers(3),
+    'w': arrays.numbers(2),
+    'step': arrays.numbers(),
   }
-  target = {'w': leaf(2), 'head': {'kernel': leaf(2, 5), 'bias': leaf(5)}}
+  target = {
+    'w': arrays.leaf(2),
+    'head': {'kernel': arrays.leaf(2, 5), 'bias': arrays.leaf(5)},
+  }
   got, report = tree.convert(
     source,
     target,
@@ -243,19 +239,19 @@ def test_ignored_and_kept_names_are_reported():
 
 def test_one_error_names_everything_that_is_wrong():
   source = {
-    'enc.left_over': numbers(4),
-    'enc.mlp.wight': numbers(2, 3),
-    'enc.a': numbers(3, 2),
-    'enc.b': numbers(2),
-    'enc.b2': numbers(2),
+    'enc.left_over': arrays.numbers(4),
+    'enc.mlp.wight': arrays.numbers(2, 3),
+    'enc.a': arrays.numbers(3, 2),
+    'enc.b': arrays.numbers(2),
+    'enc.b2': arrays.numbers(2),
     'enc.c': np.ones(2, np.int32),
-    'enc.d': numbers(5),
+    'enc.d': arrays.numbers(5),
   }
   target = {
-    'enc': {'mlp': {'weight': leaf(2, 3)}, 'a': leaf(2, 3)},
-    'b': leaf(2),
-    'c': leaf(2),
-    'q': leaf(2),
+    'enc': {'mlp': {'weight': arrays.leaf(2, 3)}, 'a': arrays.leaf(2, 3)},
+    'b': arrays.leaf(2),
+    'c': arrays.leaf(2),
+    'q': arrays.leaf(2),
   }
   rules = (
     (r'enc\.mlp\.wight', 'enc/mlp/wight'),
@@ -286,7 +282,7 @@ def test_one_error_names_everything_that_is_wrong():
 
 
 def test_long_lists_are_cut():
-  source = {f'x{i}': numbers(1) for i in range(300)}
+  source = {f'x{i}': arrays.numbers(1) for i in range(300)}
   with pytest.raises(ValueError, match='300 source keys') as error:
     tree.convert(source, {}, ())
   assert len(str(error.value).splitlines()) == 2 + 8 + 1
@@ -302,102 +298,10 @@ def test_long_lists_are_cut():
   ],
 )
 def test_parts_must_be_complete(parts, message):
-  source = {'a': numbers(2), 'b': numbers(2)}
+  source = {'a': arrays.numbers(2), 'b': arrays.numbers(2)}
   rules = tuple(zip('ab', parts, strict=True))
   with pytest.raises(ValueError, match=message):
-    tree.convert(source, {'w': leaf(2, 2)}, rules)
-
-
-def test_same_number_of_values_is_not_reshaped_unless_asked():
-  source, target = {'w': numbers(4, 6)}, {'w': leaf(6, 4)}
-  with pytest.raises(ValueError, match=r'shape \[4, 6\], the model wants'):
-    tree.convert(source, target, (('w', 'w'),))
-  got, _ = tree.convert(source, target, (('w', 'w', transforms.to_target),))
-  np.testing.assert_array_equal(got['w'], source['w'].reshape(6, 4))
-
-
-@pytest.mark.parametrize(
-  ('have', 'want', 'values', 'lossy'),
-  [
-    ('float16', 'float32', [1.5, 0.1], False),
-    ('float64', 'float32', [1.5, -2.0], False),
-    ('float64', 'float32', [0.1, np.nan], True),
-    ('>f4', 'float32', [1.5, 0.1], False),
-    ('int64', 'int32', [3, -7], False),
-  ],
-)
-def test_casts_are_reported_and_lost_digits_too(have, want, values, lossy):
-  source = {'w': np.array(values, have)}
-  got, report = tree.convert(source, {'w': leaf(2, dtype=want)}, (('w', 'w'),))
-  assert got['w'].dtype == want
-  np.testing.assert_array_equal(got['w'], np.array(values, have).astype(want))
-  assert report.lossy == (('w',) if lossy else ())
-  assert ('lost digits' in str(report)) == lossy
-  assert list(report.cast) == ['w']
-
-
-def test_bfloat16_counts_as_float():
-  ml_dtypes = pytest.importorskip('ml_dtypes')
-  half = np.array([1.5, 3.0], ml_dtypes.bfloat16)
-  got, report = tree.convert({'w': half}, {'w': leaf(2)}, (('w', 'w'),))
-  np.testing.assert_array_equal(got['w'], np.float32([1.5, 3.0]))
-  assert report.lossy == ()
-  fine = {'w': np.float32([1.0, 1.001])}
-  target = {'w': leaf(2, dtype=ml_dtypes.bfloat16)}
-  _, report = tree.convert(fine, target, (('w', 'w'),))
-  assert report.cast == {'w': 'float32 -> bfloat16'}
-  assert report.lossy == ('w',)
-
-
-@pytest.mark.parametrize(
-  ('values', 'want', 'message'),
-  [
-    (np.ones(2, np.int32), 'float32', 'type int32, the model wants float32'),
-    (np.ones(2, np.float32), 'int32', 'type float32, the model wants int32'),
-    (np.ones(2, bool), 'float32', 'type bool'),
-    (np.array(['a', 'b']), 'float32', 'type <U1'),
-    (np.array([1, 2**40]), 'int32', 'int64 values that int32 cannot hold'),
-    (np.array([1, 1e300]), 'float32', 'float64 values too large for float32'),
-  ],
-)
-def test_values_of_another_kind_are_refused(values, want, message):
-  with pytest.raises(ValueError, match=re.escape(message)):
-    tree.convert({'w': values}, {'w': leaf(2, dtype=want)}, (('w', 'w'),))
-
-
-def test_tables_of_another_grid_are_resized_on_request():
-  table = np.arange(4, dtype=np.float32).reshape(1, 4, 1)
-  target = {'position': {'table': leaf(4, 2, 1)}}
-  rules = (('pos', 'position/table', transforms.to_target),)
-
-  def nearest(array, shape):  # the grid of the file is known: 2 x 2
-    return array.reshape(2, 2, 1).repeat(shape[0] // 2, axis=0)
-
-  with pytest.raises(ValueError, match=r'shape \[1, 4, 1\]'):
-    tree.convert({'pos': table}, target, rules)
-  got, report = tree.convert(
-    {'pos': table}, target, rules, resize=((r'position/.*', nearest),)
-  )
-  np.testing.assert_array_equal(
-    got['position']['table'][..., 0], [[0, 1], [0, 1], [2, 3], [2, 3]]
-  )
-  assert 'resized position/table from [1, 4, 1] to [4, 2, 1]' in str(report)
-  with pytest.raises(ValueError, match=r'resized to \[1, 1\], the model wants'):
-    tree.convert(
-      {'pos': table},
-      target,
-      rules,
-      resize=(('.*', lambda array, shape: array[0, :1]),),
-    )
-
-
-def test_table_that_fits_is_not_resized():
-  source, target = {'p': numbers(4, 2)}, {'p': leaf(4, 2)}
-  got, report = tree.convert(
-    source, target, (('p', 'p'),), resize=(('p', lambda a, s: a * 0),)
-  )
-  np.testing.assert_array_equal(got['p'], source['p'])
-  assert report.resized == {}
+    tree.convert(source, {'w': arrays.leaf(2, 2)}, rules)
 
 
 def test_regex_that_does_not_compile_is_shown():
@@ -405,15 +309,6 @@ def test_regex_that_does_not_compile_is_shown():
     tree.convert({}, {}, (('(a', 'b'),))
   with pytest.raises(ValueError, match="got the string 'opt.*'"):
     tree.convert({}, {}, (), ignore='opt.*')
-
-
-def test_reshaping_must_come_last():
-  with pytest.raises(ValueError, match='to_target must be the last'):
-    tree.convert(
-      {'w': numbers(4)},
-      {'w': leaf(2, 2)},
-      (('w', 'w', (transforms.to_target, transforms.squeeze)),),
-    )
 
 
 @pytest.mark.parametrize('scan', [False, True])

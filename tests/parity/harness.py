@@ -11,7 +11,8 @@ read every option from the JSON.
 
 Every stored name whose first component starts with `outputs` or `grads` must be
 returned, unless it matches `skip`. Of a JSON file alone the names are paths
-inside it, and those that the adapter returns are compared.
+inside it; those must be returned in which the expression is found that the
+adapter's module gives the kind in its dict `REQUIRED`.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ import numpy as np
 from tests.parity import adapters
 from vidscenic import config_checks
 
-_COMPARED = re.compile(r'^(outputs|grads)')
+_COMPARED = r'^(outputs|grads)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,21 @@ class Golden:
 
   @property
   def wanted(self) -> tuple[str, ...]:
-    """Names that must be compared or skipped."""
-    return tuple(name for name in self.arrays if _COMPARED.match(name))
+    """Names that must be compared or skipped.
+
+    Raises:
+      ValueError: of a JSON alone nothing is required.
+    """
+    expression = _COMPARED
+    if self.path.suffix == '.json':
+      expression = required().get(self.kind)
+    names = [n for n in self.arrays if expression and re.search(expression, n)]
+    if not names and expression != _COMPARED:
+      raise ValueError(
+        f'{self.path}: REQUIRED of its adapter must give {self.kind!r} an '
+        f'expression that finds paths inside it, got {expression!r}'
+      )
+    return tuple(names)
 
   def tolerance(self, name: str) -> Mapping[str, float]:
     """The first of the JSON's tolerances whose expression is in the name."""
@@ -121,13 +135,27 @@ def known() -> dict[str, Callable[[Golden], Mapping[str, Any]]]:
     ValueError: two adapters for one kind.
   """
   found = {}
-  for module in pkgutil.iter_modules(adapters.__path__):
-    name = f'{adapters.__name__}.{module.name}'
-    for kind, run in importlib.import_module(name).ADAPTERS.items():
+  for module in _adapter_modules():
+    for kind, run in module.ADAPTERS.items():
       if kind in found:
-        raise ValueError(f'{name}: there is an adapter for {kind!r} already')
+        raise ValueError(
+          f'{module.__name__}: there is an adapter for {kind!r} already'
+        )
       found[kind] = run
   return found
+
+
+def required() -> dict[str, str]:
+  """What must be returned of a JSON alone: expression of its paths by kind."""
+  found = {}
+  for module in _adapter_modules():
+    found |= getattr(module, 'REQUIRED', {})
+  return found
+
+
+def _adapter_modules():
+  for module in pkgutil.iter_modules(adapters.__path__):
+    yield importlib.import_module(f'{adapters.__name__}.{module.name}')
 
 
 def check(golden: Golden) -> list[Row]:
@@ -152,7 +180,8 @@ def check(golden: Golden) -> list[Row]:
     )
   if not outputs:
     raise ValueError(f'{golden.path}: the adapter returns nothing')
-  names = [n for n in golden.arrays if n in outputs or n in golden.wanted]
+  wanted = {*outputs, *golden.wanted}
+  names = [name for name in golden.arrays if name in wanted]
   return [_row(golden, name, outputs) for name in names]
 
 

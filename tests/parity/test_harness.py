@@ -1,6 +1,7 @@
 """The comparison itself: what passes, what does not, and what it says."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 
 from tests.multiprocess import processes
 from tests.parity import harness
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
 
 @pytest.fixture
@@ -98,6 +101,7 @@ def test_a_json_alone_is_compared_by_paths_inside_it(tmp_path, monkeypatch):
   table = [{'lr': 0.1, 'target': 'h1', 'since': None}, {'lr': 0.2}]
   tol = [['/lr$', {'atol': 1e-6}], ['', {}]]
   path.write_text(json.dumps({'kind': 'test', 'tol': tol, 'table': table}))
+  monkeypatch.setattr(harness, 'required', lambda: {'test': '^table/'})
   got = verdicts(
     monkeypatch,
     path,
@@ -114,6 +118,45 @@ def test_a_json_alone_is_compared_by_paths_inside_it(tmp_path, monkeypatch):
     'table/0/since': 'ok',
     'table/1/lr': 'OFF in 1 of 1',
   }
+
+
+def test_of_a_json_alone_all_that_is_required_must_be_returned(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / 'schedule.json'
+  stored = {
+    'kind': 'test',
+    'tol': [['', {}]],
+    'skip': [['/since$', 'not kept']],
+    'table': [{'lr': 1, 'since': 0}, {'lr': 2, 'since': 1}],
+    'notes': {'lr': 3},
+  }
+  path.write_text(json.dumps(stored))
+  monkeypatch.setattr(harness, 'required', lambda: {'test': r'^table/\d+/'})
+  assert verdicts(monkeypatch, path, {'table/0/lr': 1}) == {
+    'table/0/lr': 'ok',
+    'table/0/since': 'skipped',
+    'table/1/lr': 'MISSING',
+    'table/1/since': 'skipped',
+  }
+  for expression in ({}, {'test': '^tabel/'}):
+    monkeypatch.setattr(harness, 'required', lambda e=expression: e)
+    with pytest.raises(ValueError, match='REQUIRED'):
+      verdicts(monkeypatch, path, {'table/0/lr': 1})
+
+
+def test_schedule_must_be_met_at_every_step():
+  golden = harness.load(GOLDEN / 'layerlock_schedule.json')
+  wanted = set(golden.wanted)
+  for name in golden.meta['configs']:
+    for part in ('events', 'table'):
+      place = f'configs/{name}/{part}/'
+      assert set(golden.below(place)) == {
+        n.removeprefix(place) for n in wanted if n.startswith(place)
+      }
+  for i in range(len(golden.meta['flops']['rows'])):
+    assert f'flops/rows/{i}/total' in wanted
+    assert f'flops/rows/{i}/width' not in wanted
 
 
 def test_unknown_kind_and_unknown_names_are_errors(write, monkeypatch):

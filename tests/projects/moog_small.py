@@ -22,6 +22,7 @@ MODEL = dict(
   corrector=STACK,
   decoder=STACK,
   decoder_bases=2,
+  remat=False,
 )
 CLIP = (5, 16, 24)
 NUM_ROWS = 3
@@ -50,6 +51,7 @@ HEADS = {
 FAST = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
+  'xla_cpu_use_fusion_emitters': False,
 }
 
 

@@ -10,7 +10,6 @@ import pytest
 from projects.moog import model as model_lib
 from projects.moog import task as task_lib
 from tests.projects import moog_small as small
-from vidscenic.layers import pixel_decoder
 from vidscenic.ops import masking
 from vidscenic.train import inspect
 
@@ -130,7 +129,7 @@ def test_other_initial_states_are_trained(kind):
 
   def size(params):
     out = model.apply({'params': params}, VIDEO[:, :1])
-    return jnp.sum(out.corrected ** 3)
+    return jnp.sum(out.corrected**3)
 
   grads = small.compiled(jax.grad(size))(params)
   name = {'learned': 'initial_state', 'encoder': 'initial_projection'}[kind]
@@ -173,21 +172,6 @@ def test_a_subset_of_pixels_is_that_of_the_full_decode():
   np.testing.assert_allclose(
     decode(rows, columns), every[:, :, rows][:, :, :, columns], atol=1e-5
   )
-
-
-def test_lattices_are_those_of_the_shifted_picture():
-  """Roll by the offset, then take the middle of every block."""
-  picture = np.arange(16 * 24).reshape(1, 1, 16, 24, 1)
-  model = small.make_model()
-  for dy, dx in ((0, 0), (3, 1), (2, 7)):
-    rows, columns = model.lattices(
-      picture.shape, 8, jnp.array([[[dy, dx]]], jnp.int32)
-    )
-    rolled = np.roll(picture, (dy, dx), axis=(2, 3))
-    np.testing.assert_array_equal(
-      pixel_decoder.take_lattice(picture, rows, columns),
-      rolled[:, :, 4::8, 4::8],
-    )
 
 
 def test_program_does_not_grow_with_the_number_of_frames():

@@ -9,6 +9,7 @@ from projects.moog import task as task_lib
 from tests.data import make_odd_videos
 from tests.projects import moog_small as small
 from vidscenic.data import decode, stream
+from vidscenic.ops import masking
 from vidscenic.tasks import readout
 from vidscenic.tools import loaded, outputs
 
@@ -72,21 +73,24 @@ def test_windows_slide_as_in_one_go(video, tmp_path):
     chunk=3,
   )  # fmt: skip
   (chunk,) = video.chunks(NUM_FRAMES, size=(16, 24))
-  features = task.features(
-    model.params,
-    {},
-    task.inputs({'video': chunk.frames[None]}),
-    keys=jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(
-      np.zeros(1, int)
-    ),
-  )
+  keys = masking.row_keys(jax.random.key(0), np.zeros(1, int))
+  features = small.compiled(
+    lambda frames: task.features(
+      model.params, {}, task.inputs({'video': frames}), keys=keys
+    )
+  )(chunk.frames[None])
   head, params = task.heads['points'], model.params['heads']['points']
+  track = small.compiled(
+    lambda tokens, query: head.track(
+      params, readout.Features(tokens, (1, 1)), query
+    )
+  )
   query = np.float32([[[12 / 48, 8 / 32]]])
   size = np.float32([48, 32])
   at = 0
   for start in (0, 2):  # half a window on
     tokens = features.tokens[:, start : start + 4]
-    tracks = head.track(params, readout.Features(tokens, (1, 1)), query)
+    tracks = track(tokens, query)
     for t in range(2):
       np.testing.assert_allclose(
         got['points'][at, 0], tracks.values[0, t, 0] * size, rtol=1e-3

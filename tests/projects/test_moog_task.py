@@ -13,31 +13,29 @@ from vidscenic.train import sharding
 
 
 @functools.cache
-def program(train=False, heads=True, **options):
-  """((loss, (sums, figures)), gradients) of a batch."""
-  task = small.make_task(heads=small.HEADS if heads else {}, **options)
+def program(heads=('points', 'boxes', 'depth'), gradients=False, **options):
+  """Of a batch: (loss's sums, figures); or (loss, gradients)."""
+  task = small.make_task(
+    heads={name: small.HEADS[name] for name in heads}, **options
+  )
+
+  def parts(params, batch):
+    ctx = small.context(len(batch['mask']), train=gradients)
+    out = task.loss(params, {}, batch, ctx)
+    return out.terms, out.metrics
 
   def loss(params, batch):
-    ctx = small.context(len(batch['mask']), train=train)
-    out = task.loss(params, {}, batch, ctx)
-    total = sum(s * n / jnp.maximum(w, 1) for n, w, s in out.terms.values())
-    return total, (out.terms, out.metrics)
+    terms, _ = parts(params, batch)
+    return sum(s * n / jnp.maximum(w, 1) for n, w, s in terms.values())
 
-  return small.compiled(jax.value_and_grad(loss, has_aux=True))
-
-
-@functools.cache
-def plain():
-  return jax.device_get(program()(small.task_params(), small.make_batch()))
+  return small.compiled(jax.value_and_grad(loss) if gradients else parts)
 
 
 def test_loss_and_figures_are_those_of_the_predicted_pixels():
   task = small.make_task(heads=small.HEADS)
   batch = small.make_batch()
-  (_, (terms, figures)), _ = plain()
-  run = small.compiled(
-    lambda p, b: task.predict(p, {}, b, small.context())[0]
-  )
+  terms, figures = program()(small.task_params(), batch)
+  run = small.compiled(lambda p, b: task.predict(p, {}, b, small.context())[0])
   found = jax.device_get(run(small.task_params(), batch))
   truth = batch['video'][:, :, 1::2, 1::2] / 255
   np.testing.assert_allclose(found['truth'], truth, atol=1e-6)
@@ -57,30 +55,36 @@ def test_loss_and_figures_are_those_of_the_predicted_pixels():
     )
 
 
-def test_readouts_do_not_reach_the_model_unless_told_to():
-  batch = small.make_batch()
-  other = batch | {'depth': batch['depth'][:, ::-1]}
+@pytest.mark.parametrize('finetune', [False, True])
+def test_readouts_reach_the_model_only_if_told_to(finetune):
+  clip = (2, 16, 24)
+  batch = small.make_batch(1, clip)
   params = small.task_params()
-  for finetune in (False, True):
-    run = program(finetune_heads=True) if finetune else program()
-    (_, first), (_, second) = (run(params, b) for b in (batch, other))
-    moved = [
-      np.abs(a - b).max()
-      for a, b in zip(
-        jax.tree.leaves(first['backbone']),
-        jax.tree.leaves(second['backbone']),
-        strict=True,
-      )
-    ]
-    assert (max(moved) > 0) == finetune
-    assert any(
-      np.any(a != b)
-      for a, b in zip(
-        jax.tree.leaves(first['heads']['depth']),
-        jax.tree.leaves(second['heads']['depth']),
-        strict=True,
-      )
-    )
+  run = program(('depth',), gradients=True, clip=clip, finetune_heads=finetune)
+  other = batch | {'depth': batch['depth'][:, ::-1]}
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(),
+    run(params, batch)[1],
+    run(params, other)[1],
+  )
+  assert max(jax.tree.leaves(moved['heads']['depth'])) > 0
+  assert (max(jax.tree.leaves(moved['backbone'])) > 0) == finetune
+
+
+def test_bfloat16_is_close_and_states_stay_float32():
+  params, batch = small.task_params(), small.make_batch()
+  (exact, _), (rounded, _) = (
+    program((), dtype=dtype)(params, batch) for dtype in ('float32', 'bfloat16')
+  )
+  a, b = exact['next_frame'][0], rounded['next_frame'][0]
+  assert a != b
+  np.testing.assert_allclose(a, b, rtol=3e-2)  # 8 bits, five steps
+  task = small.make_task(dtype='bfloat16')
+  out = jax.eval_shape(
+    lambda p: task.run(p, jnp.zeros((3, *small.CLIP, 3)), small.context()),
+    params,
+  )
+  assert {str(x.dtype) for x in jax.tree.leaves(out)} == {'float32'}
 
 
 def test_padded_rows_count_nothing():
@@ -89,26 +93,22 @@ def test_padded_rows_count_nothing():
   other = {k: v.copy() for k, v in batch.items()}
   for name in ('video', 'target_points', 'depth', 'boxes'):
     other[name][-1] = other[name][-1, ::-1]
-  run = program()
-  (_, first), _ = run(small.task_params(), batch)
-  (_, second), _ = run(small.task_params(), other)
-  for a, b in zip(
-    jax.tree.leaves(first), jax.tree.leaves(second), strict=True
-  ):
+  first, second = (program()(small.task_params(), b) for b in (batch, other))
+  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_eight_devices_train_like_one():
-  batch = small.make_batch(8)
-  batch = {'video': batch['video'][:, :2], 'mask': batch['mask']}
+  batch = small.make_batch(8, (2, 16, 24))
+  batch = {name: batch[name] for name in ('video', 'mask')}
   params = {'backbone': small.task_params()['backbone']}
-  run = program(True, heads=False, clip=(2, 16, 24))
-  (one, _), grads = run(params, batch)
+  run = program((), gradients=True, clip=(2, 16, 24))
+  one, grads = run(params, batch)
   mesh = sharding.make_mesh({'data': 8, 'fsdp': 1, 'model': 1})
   with jax.set_mesh(mesh):
     spread = jax.device_put(batch, sharding.batch_sharding(mesh))
     everywhere = jax.device_put(params, sharding.replicated(mesh))
-    (eight, _), others = run(everywhere, spread)
+    eight, others = run(everywhere, spread)
   np.testing.assert_allclose(eight, one, rtol=1e-5)
   for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(others), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from projects.tapir import importer
+from projects.tapir import importer, ship
 from projects.tapir import task as task_lib
 from vidscenic.importers import formats, published
 
@@ -137,19 +137,18 @@ def test_what_arrays_do_not_show_must_be_said():
     importer.model_options(path, use_causal_conv=True)
 
 
-def save_own(path, params, **config):
-  arrays = {f'params/{k}': np.float16(v) for k, v in flat(params)}
-  np.savez(path, **arrays, **{f'config/{k}': v for k, v in config.items()})
-
-
 def test_own_files_say_what_they_are(tmp_path):
   params, _ = shapes_of(**SMALL)
   haiku = importer.load(GOLDEN / 'tapir_ckpt_fixture_plain.npy', params)
-  path = tmp_path / 'own.npz'
-  save_own(path, haiku, use_causal_conv=True, softmax_temperature=10.0)
+  path = tmp_path / 'new' / 'own.npz'
+  model = task_lib.make_model(
+    SMALL | {'use_causal_conv': True, 'softmax_temperature': 10.0}
+  )
+  ship.write(path, model, haiku)
   options = importer.model_options(path)
   assert options['use_causal_conv'] is True
   assert options['softmax_temperature'] == 10.0
+  assert options['initial_resolution'] == (256, 256)
   for (name, a), (_, b) in zip(
     flat(haiku), flat(importer.load(path, params)), strict=True
   ):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from projects.tapir import correlation, mixer
-from projects.tapir import model as model_lib
+from projects.tapir import features as features_lib
 from projects.tapir import task as task_lib
 from tests.projects import tapir_models
 from vidscenic.ops import video as video_ops
@@ -108,8 +108,8 @@ def test_future_frames_do_not_reach_the_causal_mixer(causal):
   net = mixer.Mixer(3, 8, 2, causal=causal)
   x = np.random.default_rng(0).standard_normal((2, 9, 4)).astype(np.float32)
   before, _ = mix(net, x)
-  x[:, 5:] += 1
-  after, _ = mix(net, x)
+  changed = np.concatenate([x[:, :5], x[:, 5:] + 1], axis=1)
+  after, _ = mix(net, changed)
   assert not np.allclose(before[:, 5:], after[:, 5:])
   assert np.allclose(before[:, :5], after[:, :5], atol=1e-6) == causal
 
@@ -163,7 +163,7 @@ def test_both_ways_of_correlation_agree_with_a_slow_one(monkeypatch):
   ],
 )
 def test_refinement_goes_up_to_the_videos_size(size, want):
-  assert list(model_lib.default_resolutions(size, (256, 256))) == want
+  assert list(features_lib.default_resolutions(size, (256, 256))) == want
 
 
 def test_refinement_above_the_videos_size_resizes_it():

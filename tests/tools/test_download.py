@@ -1,9 +1,11 @@
 """Downloads from a server of this process: resuming, checks, clear errors."""
 
 import hashlib
+import http.client
 import http.server
 import os
 import pathlib
+import ssl
 import threading
 
 import numpy as np
@@ -26,6 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
     self.cut = None  # bytes of the body that an answer sends before it ends
     self.length = True  # says Content-Length
     self.status = 200
+    self.body = BODY
     self.requests = []
 
   @property
@@ -46,23 +49,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
     asked = self.headers.get('Range')
     if asked and server.ranges and self.headers.get('If-Range') == server.tag:
       start = int(asked.removeprefix('bytes=').rstrip('-'))
-      if start >= len(BODY):
+      if start >= len(server.body):
         self.send_response(416)
-        self.send_header('Content-Range', f'bytes */{len(BODY)}')
+        self.send_header('Content-Range', f'bytes */{len(server.body)}')
         self.end_headers()
         return
       self.send_response(206)
       self.send_header(
-        'Content-Range', f'bytes {start}-{len(BODY) - 1}/{len(BODY)}'
+        'Content-Range',
+        f'bytes {start}-{len(server.body) - 1}/{len(server.body)}',
       )
     else:
       self.send_response(200)
     if server.tag:
       self.send_header('ETag', server.tag)
     if server.length:
-      self.send_header('Content-Length', str(len(BODY) - start))
+      self.send_header('Content-Length', str(len(server.body) - start))
     self.end_headers()
-    self.wfile.write(BODY[start:][: server.cut])
+    self.wfile.write(server.body[start:][: server.cut])
 
   def log_message(self, *unused):
     pass
@@ -171,6 +175,65 @@ def test_answer_without_length_is_taken_as_it_comes(server, tmp_path):
   assert path.read_bytes() == BODY
 
 
+def test_answer_without_length_is_stopped_when_it_is_too_long(
+  server, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(download, '_CHUNK', 1000)
+  server.length = False
+  path = tmp_path / 'w.npz'
+  message = 'has more than 110,[0-9]{3} bytes, expected about 100,000: '
+  with pytest.raises(download.DownloadError, match=message):
+    download.download(server.url, path, expected=100_000, tolerance=0.1)
+  assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  'page', [b'<!DOCTYPE html><html>', b'\xef\xbb\xbf\r\n <html>']
+)
+@pytest.mark.parametrize('length', [True, False])
+def test_web_page_is_not_taken_for_the_file(server, tmp_path, page, length):
+  """A hotel's login page, say, which comes with status 200."""
+  server.body = page + bytes(500)
+  server.tag, server.length = '"page"', length
+  path = tmp_path / 'w.npz'
+  part_of(path, 100_000)
+  with pytest.raises(download.DownloadError, match='web page.*log in') as error:
+    download.download(server.url, path)
+  assert '\n' not in str(error.value)
+  # What came before stays good.
+  server.body, server.tag, server.length = BODY, '"one"', True
+  download.download(server.url, path)
+  assert path.read_bytes() == BODY
+  assert server.requests[-1]['Range'] == 'bytes=100000-'
+
+
+def test_part_that_is_longer_than_the_file_is_begun_anew(server, tmp_path):
+  path = tmp_path / 'w.npz'
+  part_of(path, 100_000)
+  server.body = BODY[:50_000]  # under the same tag
+  download.download(server.url, path)
+  assert path.read_bytes() == BODY[:50_000]
+  assert ['Range' in request for request in server.requests] == [True, False]
+
+
+def test_broken_encryption_is_like_a_broken_connection(
+  server, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(download, '_CHUNK', 100_000)
+  real, broken = http.client.HTTPResponse.read, []
+
+  def read(answer, *args):
+    if not broken and answer.length < 150_000:
+      broken.append(answer)
+      raise ssl.SSLError('bad record mac')
+    return real(answer, *args)
+
+  monkeypatch.setattr(http.client.HTTPResponse, 'read', read)
+  path = download.download(server.url, tmp_path / 'w.npz')
+  assert path.read_bytes() == BODY
+  assert server.requests[-1]['Range'] == 'bytes=200000-'
+
+
 @pytest.mark.parametrize('status', [404, 503])
 def test_error_of_the_server_is_one_line_with_a_remedy(
   server, tmp_path, status
@@ -237,8 +300,8 @@ def test_without_a_terminal_progress_is_plain_lines(server, tmp_path, capsys):
   download.download(server.url, path)
   lines = capsys.readouterr().err.splitlines()
   assert lines == [
-    'w.npz: continues at 0.1 of 0.3 MB',
-    'w.npz: has 0.3 of 0.3 MB',
+    'w.npz: 0.1/0.3 MB, continues from there',
+    'w.npz: 0.3/0.3 MB, 0 s',
   ]
 
 
@@ -259,3 +322,19 @@ def test_published_weights_go_to_the_cache(server, monkeypatch, tmp_path):
   path = download.fetch(entry)
   assert path == tmp_path / 'mine.npz'
   assert path.read_bytes() == BODY
+
+
+def test_published_weights_of_unknown_size_have_two_bytes_per_parameter(
+  server, monkeypatch, tmp_path
+):
+  """Half precision is the least that they are stored in."""
+  monkeypatch.setenv('VIDSCENIC_CACHE', str(tmp_path))
+  entry = published.find('rvm_small')._replace(url=server.url, size=None)
+  small = entry._replace(file='small.npz', parameters=200_000)
+  message = 'has 300,000 bytes, expected at least 360,000: another file'
+  with pytest.raises(download.DownloadError, match=message):
+    download.fetch(small)
+  assert files(tmp_path) == []
+  for file, parameters in {'half.npz': 150_000, 'any.npz': None}.items():
+    path = download.fetch(entry._replace(file=file, parameters=parameters))
+    assert path.read_bytes() == BODY

@@ -177,6 +177,31 @@ def test_config_may_be_a_file_with_an_argument(fake, tmp_path):
     load_lib.load(tmp_path / ENTRY.file, config='no.py')
 
 
+def test_config_that_disagrees_with_the_weights_is_refused(fake, tmp_path):
+  write_template(tmp_path / ENTRY.file)
+  config = vc.base_config()
+  config.task.factory = ENTRY.task
+  config.task.kwargs = {'mask_ratio': 0.7, 'model': {**MODEL, 'num_heads': 4}}
+  message = 'task.kwargs.model.num_heads=4 in the config, but fake needs 2'
+  with pytest.raises(ValueError, match=message):
+    load_lib.load(tmp_path / ENTRY.file, config=config)
+  config.task.kwargs = {'mask_ratio': 0.7}  # the rest comes from the table
+  task, _ = load_lib.load(tmp_path / ENTRY.file, config=config)
+  assert task.clip == (4, 16, 24)
+
+
+@pytest.mark.parametrize(
+  'entry',
+  [entry for entry in published.WEIGHTS if entry.predict],
+  ids=lambda entry: entry.name,
+)
+def test_published_weights_agree_with_their_config_of_predictions(entry):
+  config = load_lib.find_config('', entry.name)
+  assert config.predict.factory
+  assert config.task.factory == entry.task
+  load_lib.agreed(entry, config.task.kwargs)  # or a ValueError
+
+
 def test_nested_options_are_merged(fake, tmp_path):
   write_template(tmp_path / ENTRY.file)
   task, _ = load_lib.load(tmp_path / ENTRY.file, model={'remat': 'full'})
@@ -217,7 +242,7 @@ def test_missing_project_is_found_before_the_download(monkeypatch, tmp_path):
   monkeypatch.setenv('VIDSCENIC_CACHE', str(tmp_path))
   entry = ENTRY._replace(importer='projects.nowhere.importer:load')
   monkeypatch.setattr(published, 'WEIGHTS', (entry,))
-  message = "importer of fake='projects.nowhere.*no module 'projects.nowhere'"
+  message = "^'fake': there is no importer for projects/_template yet$"
   with pytest.raises(ValueError, match=message):
     load_lib.load('fake')
   assert not list(tmp_path.iterdir())
@@ -239,6 +264,33 @@ def test_wrong_arguments_are_named(fake, given, error, message):
 def test_folder_that_is_no_run_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match='want the workdir of a run'):
     load_lib.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('names', 'shown'),
+  [
+    (['model.safetensors', 'pytorch_model.bin'], 'model.safetensors'),
+    (['pytorch_model.bin'], 'pytorch_model.bin'),
+    (
+      [f'model-0000{i}-of-00002.safetensors' for i in (1, 2)],
+      'model-00001-of-00002.safetensors',
+    ),
+    ([], '*.safetensors or *.bin'),
+  ],
+)
+def test_folder_of_hugging_face_is_told_which_file_to_pass(
+  tmp_path, names, shown
+):
+  config = {'model_type': 'vivit', 'architectures': ['VivitModel']}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  for name in (*names, 'training_args.bin'):
+    (tmp_path / name).write_bytes(b'')
+  with pytest.raises(ValueError) as error:
+    load_lib.load(tmp_path)
+  message = str(error.value)
+  assert 'is a folder of Hugging Face and no run' in message
+  assert f"load('{tmp_path}/{shown}', config=" in message
+  assert '\n' not in message
 
 
 def fill_tiny(path, target, value):

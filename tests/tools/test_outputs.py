@@ -101,6 +101,25 @@ def test_frames_may_be_left_out(video, tmp_path):
   assert read(tmp_path / 'some.mp4') == ([2, 5, 11], [0, 15, 45])
 
 
+def test_videos_of_phones_are_written_upright(tmp_path):
+  path = tmp_path / 'phone.mp4'
+  make_odd_videos.encode(
+    str(path), 'libx264', num_frames=9, turn=(-90, False, False)
+  )
+  video = stream.VideoStream(path)
+  assert (video.height, video.width) == (64, 96)
+  with outputs.Outputs(tmp_path / 'out', video) as out:
+    for chunk in video.chunks(4, pad=False):
+      out.frames('copy', chunk.frames)
+  with av.open(str(tmp_path / 'out' / 'copy.mp4')) as container:
+    frames = list(container.decode(video=0))
+  assert not any(frame.rotation for frame in frames)
+  pictures = [frame.to_ndarray(format='rgb24') for frame in frames]
+  assert pictures[0].shape == (64, 96, 3)
+  codes = [make_odd_videos.read_code(picture) for picture in pictures]
+  assert codes == [*range(9)]
+
+
 def test_source_without_sound_or_stamps(tmp_path):
   for i in range(3):
     Image.fromarray(make_odd_videos.draw(i)).save(tmp_path / f'{i}.png')

@@ -1,5 +1,7 @@
 """A run's model meets one's own videos; mistakes are told in one line."""
 
+import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from tests.tools import predictions
 from tests.train import tiny_config
 from vidscenic import config as vc
 from vidscenic.data import decode, stream, writer
-from vidscenic.tools import load, loaded, predict
+from vidscenic.tools import load, loaded, predict, progress
 from vidscenic.train import loop
 
 HERE = 'tests.tools.predictions'
@@ -76,6 +78,18 @@ def test_each_video_gets_a_folder_of_results(workdir, videos, tmp_path):
     assert codes == list(range(count))
     np.testing.assert_allclose(
       decode.index_video(copy).times, decode.index_video(path).times
+    )
+
+
+def test_a_run_brings_its_own_config(workdir, videos, tmp_path):
+  predict.predict(None, workdir, str(videos / 'two.mp4'), str(tmp_path))
+  assert results(tmp_path / 'two')['means'].shape == (7,)
+
+
+def test_weights_without_a_known_config_ask_for_one(videos, tmp_path):
+  with pytest.raises(predict.UsageError, match='--config is missing'):
+    predict.predict(
+      None, '', str(videos / 'two.mp4'), str(tmp_path), weights='own.npz'
     )
 
 
@@ -276,24 +290,38 @@ def test_a_workdir_without_the_checkpoint(workdir, videos, tmp_path):
 # --- progress and command line ---
 
 
-def test_progress_is_lines_without_a_terminal(videos, caplog):
-  clock = iter(range(0, 100, 6))
+def watch(videos, tmp_path):
+  """Goes through one.mp4, 10 frames, and then through half of it."""
+
+  def function(unused_model, video, unused_out):
+    list(video.chunks(2))
+    list(video.chunks(5, stop=5))
+
   video = stream.VideoStream(videos / 'one.mp4')
-  with caplog.at_level('INFO', logger='absl'):
-    with predict.Progress(video, is_tty=False, clock=clock.__next__):
-      list(video.chunks(2))
-  assert caplog.messages == [
-    'one: 4/10 frames, 0.3 frames/s',
-    'one: 8/10 frames, 0.3 frames/s',
-    'one: 10/10 frames, 0.3 frames/s',
+  predict.predict_video(function, None, video, tmp_path)
+
+
+def test_progress_is_lines_for_each_pass_without_a_terminal(
+  videos, tmp_path, capsys, monkeypatch
+):
+  clock = itertools.count(0, 6).__next__
+  display = functools.partial(progress.Progress, clock=clock)
+  monkeypatch.setattr(predict.progress, 'Progress', display)
+  watch(videos, tmp_path)
+  assert capsys.readouterr().err.splitlines() == [
+    'one: 4/10 frames, 0.33/s, 0 min left',
+    'one: 8/10 frames, 0.33/s, 0 min left',
+    'one: 10/10 frames, 36 s',
+    'one: 5/5 frames, 12 s',
   ]
 
 
-def test_progress_is_a_bar_for_each_pass_on_a_terminal(videos, capsys):
-  video = stream.VideoStream(videos / 'one.mp4')
-  with predict.Progress(video, is_tty=True):
-    list(video.chunks(5))
-    list(video.chunks(5, stop=5))
+def test_progress_is_a_bar_for_each_pass_on_a_terminal(
+  videos, tmp_path, capsys, monkeypatch
+):
+  display = functools.partial(progress.Progress, is_tty=True)
+  monkeypatch.setattr(predict.progress, 'Progress', display)
+  watch(videos, tmp_path)
   bars = capsys.readouterr().err
   assert 'one: 100%' in bars
   assert '10/10' in bars and '5/5' in bars

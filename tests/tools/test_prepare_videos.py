@@ -182,6 +182,28 @@ def test_bad_files_are_listed_and_tried_again(classes, tmp_path, capsys):
   assert read(sources.VideoFolder(str(out)))['clap/bad.mp4'][1][0] == 50
 
 
+def test_videos_without_an_answer_are_listed_and_tried_again(
+  tmp_path, monkeypatch, capsys
+):
+  source, out = tmp_path / 'in', tmp_path / 'out'
+  for name in ('a', 'b'):
+    video(source / f'{name}.mp4')
+  run_all = prepare_videos.workers.run
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      prepare_videos.workers,
+      'run',
+      lambda function, jobs, **options: run_all(function, jobs[1:], **options),
+    )
+    assert run(source, out, '--labels=none') == 1
+  assert '1 could not be read' in capsys.readouterr().err
+  listed = (out / 'failed.txt').read_text()
+  assert listed == f'{source}/a.mp4\tno process answered; try again\n'
+  assert set(read(sources.VideoFolder(str(out)))) == {'b.mp4'}
+  assert run(source, out, '--labels=none') == 0
+  assert set(read(sources.VideoFolder(str(out)))) == {'a.mp4', 'b.mp4'}
+
+
 def test_finished_files_are_not_done_again(classes, tmp_path):
   out = tmp_path / 'out'
   run(classes, out)

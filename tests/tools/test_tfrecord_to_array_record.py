@@ -192,3 +192,21 @@ def test_mistakes_are_told_in_one_line(source, tmp_path, capsys):
     assert run(*arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_folder_without_all_shards_never_looks_complete(
+  source, tmp_path, monkeypatch, capsys
+):
+  target = tmp_path / 'out'
+  run_all = converter.workers.run
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      converter.workers,
+      'run',
+      lambda function, jobs, **options: run_all(function, jobs[1:], **options),
+    )
+    assert run(source, target) == 2
+  assert '1 of 3 files were not written: ' in capsys.readouterr().err
+  assert not (target / 'dataset_info.json').exists()
+  assert run(source, target) == 0
+  assert len(ids(target, 'train')) == 5

@@ -57,6 +57,20 @@ def test_info_shows_how_to_get_and_use_a_file(cache, capsys):
     assert fact in shown
 
 
+def test_files_that_nothing_reads_yet_are_marked(monkeypatch, capsys):
+  entry = test_load.ENTRY._replace(importer='projects.nowhere.importer:load')
+  monkeypatch.setattr(published, 'WEIGHTS', (entry,))
+  weights.main(['list'])
+  assert capsys.readouterr().out.endswith('  no importer yet\n')
+  weights.main(['list', '--markdown'])
+  assert '| no importer yet |' in capsys.readouterr().out
+  weights.main(['info', 'fake'])
+  shown = capsys.readouterr().out
+  assert 'importer   no importer yet' in shown and 'load(' not in shown
+  with pytest.raises(SystemExit, match='no importer for projects/_template'):
+    weights.main(['import', 'fake'])
+
+
 def test_download_checks_what_is_there_already(fake, cache, capsys):
   path = cache / test_load.ENTRY.file
   path.write_bytes(b'abc')

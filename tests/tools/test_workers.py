@@ -1,7 +1,9 @@
 """Jobs in processes: all done, in spite of jobs that kill theirs."""
 
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -14,6 +16,16 @@ def square(number):
 
 def kill_at_three(number):
   if number == 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return number * number
+
+
+def kill_when_told(job):
+  """Job 1 kills its process once the file of the job is there."""
+  number, told = job
+  while number == 1 and not told.exists():
+    time.sleep(0.01)
+  if number == 1:
     os.kill(os.getpid(), signal.SIGKILL)
   return number * number
 
@@ -42,14 +54,18 @@ def test_exceptions_end_the_run(num_processes):
     list(workers.run(fail, range(4), num_processes=num_processes))
 
 
-def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
-  now = [0.0]
-  monkeypatch.setattr(workers.time, 'monotonic', lambda: now[0])
-  with workers.Progress(100, 'videos', done=10) as progress:
-    for i in range(40):
-      now[0] += 1
-      progress.add('1 failed' if i > 20 else '')
-  assert capsys.readouterr().err.splitlines() == [
-    '40/100 videos, 1/s, 1 min left, 1 failed',
-    '50/100 videos, 40 s',
-  ]
+def test_no_job_is_lost_if_a_process_dies_while_results_are_used(tmp_path):
+  """The pool is broken by the time that the next job is handed over."""
+  told = tmp_path / 'told'
+  jobs = [(number, told) for number in range(12)]
+  results = {}
+  for job, result in workers.run(kill_when_told, jobs, num_processes=2):
+    results[job[0]] = result
+    if not told.exists():
+      told.touch()
+      deadline = time.monotonic() + 60
+      while multiprocessing.active_children():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+  assert isinstance(results.pop(1), workers.Died)
+  assert results == {n: n * n for n in range(12) if n != 1}

@@ -12,68 +12,26 @@ import numpy as np
 import pytest
 
 from tests.multiprocess import processes
-from tests.train import tiny, tiny_config
-from vidscenic import config as vc
+from tests.train import tiny, trained
 from vidscenic.train import (
   checkpoints,
   distributed,
-  evaluate,
   guard,
   loop,
-  phases,
 )
 from vidscenic.train import run as run_lib
 
 
-def make_config(**changes):
-  return tiny_config.changed(**{'evals': {}, **changes})
-
-
-def heldout(**changes):
-  return vc.eval_spec(
-    factory='vidscenic.evaluation.evaluator:MeanLoss',
-    kwargs={
-      'data': vc.data_spec(
-        source='tests.train.tiny:Numbers',
-        source_kwargs={'size': 20},
-        transform='tests.train.tiny:Jitter',
-      ),
-      'batch_size': 8,
-    },
-    **changes,
-  )
-
-
-def restored(workdir, config, step=None):
-  run = run_lib.Run(config)
-  reader = checkpoints.Checkpoints(workdir, read_only=True)
-  state, meta = reader.restore(run.state_shapes, step)
-  reader.close()
-  return jax.device_get(state), meta
-
-
-def rows(workdir, prefix='train/'):
-  return processes.rows(workdir, prefix)
-
-
-class Halved(tiny.Regression):
-  """Halves the head at the start of phase 1."""
-
-  def on_phase(self, state, old, new):
-    head = jax.tree.map(lambda x: x * 0.5, state.params['head'])
-    return state._replace(params={**state.params, 'head': head})
-
-
 def test_events_happen_at_their_steps_and_at_the_last(tmp_path):
-  config = make_config(
+  config = trained.make_config(
     steps=10,
     log__every_steps=4,
     checkpoint__every_steps=3,
-    evals={'heldout': heldout(every_steps=4)},
+    evals={'heldout': trained.heldout(every_steps=4)},
   )
   assert loop.train(config, tmp_path)
-  assert sorted(rows(tmp_path)) == [4, 8, 10]
-  assert sorted(rows(tmp_path, 'heldout/')) == [4, 8, 10]
+  assert sorted(trained.rows(tmp_path)) == [4, 8, 10]
+  assert sorted(trained.rows(tmp_path, 'heldout/')) == [4, 8, 10]
   kept = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
   assert kept == [9, 10]
   assert (tmp_path / 'DONE').exists()
@@ -81,24 +39,27 @@ def test_events_happen_at_their_steps_and_at_the_last(tmp_path):
 
 
 def test_longer_run_continues_a_finished_one(tmp_path):
-  loop.train(make_config(steps=6), tmp_path / 'a')
-  loop.train(make_config(steps=9), tmp_path / 'a')
-  loop.train(make_config(steps=9), tmp_path / 'b')
-  a, b = (restored(tmp_path / n, make_config(steps=9))[0] for n in 'ab')
+  loop.train(trained.make_config(steps=6), tmp_path / 'a')
+  loop.train(trained.make_config(steps=9), tmp_path / 'a')
+  loop.train(trained.make_config(steps=9), tmp_path / 'b')
+  a, b = (
+    trained.restored(tmp_path / n, trained.make_config(steps=9))[0]
+    for n in 'ab'
+  )
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
 
 
 def test_changed_data_need_permission(tmp_path):
-  loop.train(make_config(steps=2), tmp_path)
-  other = make_config(steps=4, data__train__source_kwargs__size=32)
+  loop.train(trained.make_config(steps=2), tmp_path)
+  other = trained.make_config(steps=4, data__train__source_kwargs__size=32)
   with pytest.raises(ValueError, match='data.train.source_kwargs.size'):
     loop.train(other, tmp_path)
   assert loop.train(other, tmp_path, allow_config_change=True)
 
 
 def test_best_checkpoint_is_kept_besides_the_last(tmp_path):
-  config = make_config(
+  config = trained.make_config(
     steps=8,
     optim__lr=1.0,  # gets worse from the start
     optim__clip_norm=5.0,
@@ -107,10 +68,12 @@ def test_best_checkpoint_is_kept_besides_the_last(tmp_path):
     checkpoint__keep_best=1,
     checkpoint__best_metric='heldout/loss',
     checkpoint__best_mode='min',
-    evals={'heldout': heldout(every_steps=2)},
+    evals={'heldout': trained.heldout(every_steps=2)},
   )
   loop.train(config, tmp_path)
-  losses = {s: r['heldout/loss'] for s, r in rows(tmp_path, 'heldout/').items()}
+  losses = {
+    s: r['heldout/loss'] for s, r in trained.rows(tmp_path, 'heldout/').items()
+  }
   best = min(losses, key=losses.get)
   kept = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
   assert kept == sorted({best, 8})
@@ -120,7 +83,7 @@ def test_non_finite_updates_roll_back_and_leave_out_their_batches(
   tmp_path, caplog
 ):
   # Rows 0-31 of 64 are bad; unshuffled, batches 0 and 1 of every four.
-  config = make_config(
+  config = trained.make_config(
     steps=12,
     log__every_steps=1,
     checkpoint__every_steps=1,
@@ -132,16 +95,16 @@ def test_non_finite_updates_roll_back_and_leave_out_their_batches(
   )
   caplog.set_level(logging.WARNING)
   assert loop.train(config, tmp_path)
-  state, _ = restored(tmp_path, config)
+  state, _ = trained.restored(tmp_path, config)
   assert state.step == 12
   assert state.skipped > 0
   assert 'rollback 1 of 10' in caplog.text
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
-  assert sorted(rows(tmp_path)) == list(range(1, 13))
+  assert sorted(trained.rows(tmp_path)) == list(range(1, 13))
 
 
 def test_repeated_failure_stops_with_a_remedy(tmp_path):
-  config = make_config(
+  config = trained.make_config(
     steps=50,
     log__every_steps=1,
     checkpoint__every_steps=1,
@@ -155,9 +118,9 @@ def test_repeated_failure_stops_with_a_remedy(tmp_path):
 
 
 def test_truncated_newest_checkpoint_falls_back(tmp_path, caplog):
-  config = make_config(steps=8, checkpoint__every_steps=4)
+  config = trained.make_config(steps=8, checkpoint__every_steps=4)
   loop.train(config, tmp_path)
-  want = restored(tmp_path, config)[0]
+  want = trained.restored(tmp_path, config)[0]
   (tmp_path / 'DONE').unlink()
   for file in (tmp_path / 'checkpoints' / '8').rglob('*'):
     if file.is_file() and file.parent.name == 'd':
@@ -166,7 +129,7 @@ def test_truncated_newest_checkpoint_falls_back(tmp_path, caplog):
   assert 'unreadable' in caplog.text
   assert 'trying the one before' in caplog.text
   assert [p.name for p in (tmp_path / 'checkpoints_aside').iterdir()]
-  got = restored(tmp_path, config)[0]
+  got = trained.restored(tmp_path, config)[0]
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -175,7 +138,7 @@ def test_full_disk_names_the_folder_and_keeps_older_checkpoints(tmp_path):
   script = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(processes.ROOT)!r})
-from tests.train.test_loop import make_config
+from tests.train.trained import make_config
 from vidscenic.train import loop
 config = make_config(steps=4, task__kwargs__width=64)
 loop.train(config, {str(tmp_path)!r})
@@ -201,56 +164,15 @@ except OSError as error:
   error = done.stderr.partition('ended by: ')[2]
   assert str(tmp_path / 'checkpoints') in error, done.stderr[-3000:]
   assert 'free some space' in error
-  state, _ = restored(tmp_path, make_config(steps=4, task__kwargs__width=64))
+  state, _ = trained.restored(
+    tmp_path, trained.make_config(steps=4, task__kwargs__width=64)
+  )
   assert state.step == 4
 
 
 def test_unwritable_workdir_is_named():
   with pytest.raises(OSError, match='/proc/nothing.*--workdir'):
-    loop.train(make_config(steps=1), '/proc/nothing')
-
-
-def test_phase_change_is_applied_once_also_after_a_restart(tmp_path):
-  changes = dict(
-    log__every_steps=1,
-    checkpoint__every_steps=1,
-    task__factory=f'{__name__}:Halved',
-    task__kwargs__freeze_at=4,
-    optim__lr=0.0,
-  )
-  fresh = run_lib.Run(make_config()).fresh_state().params
-  for steps in (4, 5, 6):  # stops right before and right after the change
-    config = make_config(steps=steps, **changes)
-    loop.train(config, tmp_path)
-    state, _ = restored(tmp_path, config)
-    factor = 1.0 if steps == 4 else 0.5
-    np.testing.assert_array_equal(
-      state.params['head']['kernel'], factor * fresh['head']['kernel']
-    )
-
-
-def test_next_phase_is_compiled_before_it_begins(tmp_path, monkeypatch, caplog):
-  events = []
-  for name in ('prepare', 'get'):
-    original = getattr(phases.PhaseSteps, name)
-
-    def noted(self, phase, name=name, original=original):
-      events.append((name, phase))
-      return original(self, phase)
-
-    monkeypatch.setattr(phases.PhaseSteps, name, noted)
-  config = make_config(
-    steps=12,
-    log__every_steps=1,
-    compile_ahead_steps=3,
-    task__kwargs__freeze_at=8,
-  )
-  loop.train(config, tmp_path)
-  prepared = events.index(('prepare', 1))
-  assert prepared < events.index(('get', 1))
-  # Three steps before step 8, so after some steps of phase 0 were prepared.
-  assert events[:prepared].count(('prepare', 0)) >= 5
-  assert 'some shape changes' not in caplog.text
+    loop.train(trained.make_config(steps=1), '/proc/nothing')
 
 
 def test_changing_shapes_are_warned_of(tmp_path, monkeypatch, caplog):
@@ -262,14 +184,14 @@ def test_changing_shapes_are_warned_of(tmp_path, monkeypatch, caplog):
     return original(self, batch)
 
   monkeypatch.setattr(loop._Loop, 'place', place)
-  loop.train(make_config(steps=12), tmp_path)
+  loop.train(trained.make_config(steps=12), tmp_path)
   assert 'some shape changes' in caplog.text
 
 
 def test_rollback_skips_checkpoints_of_a_bad_streak(tmp_path):
   # Batches 2 and 3 of every four are bad; the logs come late, so checkpoints
   # are due in the middle of the streak.
-  config = make_config(
+  config = trained.make_config(
     steps=16,
     log__every_steps=4,
     checkpoint__every_steps=1,
@@ -285,13 +207,13 @@ def test_rollback_skips_checkpoints_of_a_bad_streak(tmp_path):
   steps = reader.steps()
   reader.close()
   for step in steps[:-1]:  # the last step always saves
-    assert restored(tmp_path, config, step)[1]['bad_steps'] == 0
-  assert restored(tmp_path, config)[0].skipped > 0
+    assert trained.restored(tmp_path, config, step)[1]['bad_steps'] == 0
+  assert trained.restored(tmp_path, config)[0].skipped > 0
 
 
 def test_no_checkpoint_of_an_abandoned_path_is_left_for_a_restart(tmp_path):
   # Only a checkpoint that must be saved can lie amid discarded updates.
-  config = make_config(
+  config = trained.make_config(
     steps=6,
     log__every_steps=100,
     guard__max_bad_steps=100,
@@ -303,7 +225,7 @@ def test_no_checkpoint_of_an_abandoned_path_is_left_for_a_restart(tmp_path):
     data__train__source_kwargs__size=160,
   )
   assert loop.train(config, tmp_path)
-  assert restored(tmp_path, config, 6)[1]['bad_steps'] == 2
+  assert trained.restored(tmp_path, config, 6)[1]['bad_steps'] == 2
   (tmp_path / 'DONE').unlink()
   config = config.copy_and_resolve_references()
   with config.unlocked():
@@ -313,8 +235,10 @@ def test_no_checkpoint_of_an_abandoned_path_is_left_for_a_restart(tmp_path):
   assert loop.train(config, tmp_path, allow_config_change=True)
   aside = [p.name for p in (tmp_path / 'checkpoints_aside').iterdir()]
   assert aside == ['6_0']
-  assert restored(tmp_path, config, 6)[1]['bad_steps'] == 0  # saved anew
-  assert restored(tmp_path, config)[0].step == 12
+  assert (
+    trained.restored(tmp_path, config, 6)[1]['bad_steps'] == 0
+  )  # saved anew
+  assert trained.restored(tmp_path, config)[0].step == 12
 
 
 def test_preempted_run_saves_before_it_evaluates(tmp_path, monkeypatch):
@@ -328,24 +252,26 @@ def test_preempted_run_saves_before_it_evaluates(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop._Loop, name, noted)
   monkeypatch.setattr(distributed.Preemption, 'reached', lambda self: True)
-  config = make_config(steps=8, evals={'heldout': heldout(every_steps=1)})
+  config = trained.make_config(
+    steps=8, evals={'heldout': trained.heldout(every_steps=1)}
+  )
   assert not loop.train(config, tmp_path)
   assert events == [(1, 'save'), (1, 'evaluate')]
-  assert 1 in rows(tmp_path, 'heldout/')
+  assert 1 in trained.rows(tmp_path, 'heldout/')
 
 
 def test_fewer_steps_than_were_trained_are_refused(tmp_path):
-  loop.train(make_config(steps=6), tmp_path)
+  loop.train(trained.make_config(steps=6), tmp_path)
   (tmp_path / 'DONE').unlink()
   with pytest.raises(ValueError, match='steps=4 but .* step 6'):
-    loop.train(make_config(steps=4), tmp_path)
+    loop.train(trained.make_config(steps=4), tmp_path)
 
 
 def test_wrong_evaluation_data_stop_the_run_before_it_trains(tmp_path):
-  bad = heldout()
+  bad = trained.heldout()
   bad.kwargs.data.source = 'tests.train.tiny:Nubers'
   with pytest.raises(ValueError, match='evals.heldout.kwargs.data'):
-    loop.train(make_config(evals={'heldout': bad}), tmp_path)
+    loop.train(trained.make_config(evals={'heldout': bad}), tmp_path)
   assert not (tmp_path / 'metrics.jsonl').exists()
 
 
@@ -356,19 +282,19 @@ def test_average_of_bfloat16_parameters_is_float32(tmp_path):
       return jax.tree.map(lambda p: p.astype(jnp.bfloat16), params), state
 
   globals()['Half'] = Half
-  config = make_config(
+  config = trained.make_config(
     steps=3, ema__decay=0.999, task__factory=f'{__name__}:Half'
   )
   loop.train(config, tmp_path)
-  state, _ = restored(tmp_path, config)
+  state, _ = trained.restored(tmp_path, config)
   assert state.params['head']['kernel'].dtype == jnp.bfloat16
   assert state.ema_params['head']['kernel'].dtype == jnp.float32
 
 
 def test_run_starts_from_part_of_another(tmp_path):
-  loop.train(make_config(steps=4), tmp_path / 'a')
-  source, _ = restored(tmp_path / 'a', make_config(steps=4))
-  config = make_config(
+  loop.train(trained.make_config(steps=4), tmp_path / 'a')
+  source, _ = trained.restored(tmp_path / 'a', trained.make_config(steps=4))
+  config = trained.make_config(
     steps=1,
     optim__lr=0.0,
     init_from__path=str(tmp_path / 'a'),
@@ -376,60 +302,41 @@ def test_run_starts_from_part_of_another(tmp_path):
     init_from__ignore=('^head/',),
   )
   loop.train(config, tmp_path / 'b')
-  got, _ = restored(tmp_path / 'b', config)
+  got, _ = trained.restored(tmp_path / 'b', config)
   for name in ('layer0', 'layer1'):
     np.testing.assert_array_equal(
       got.params[name]['kernel'], source.params[name]['kernel']
     )
-  fresh = run_lib.Run(make_config()).fresh_state()
+  fresh = run_lib.Run(trained.make_config()).fresh_state()
   np.testing.assert_array_equal(
     got.params['head']['kernel'], fresh.params['head']['kernel']
   )
 
 
-def test_finished_run_is_evaluated_alone(tmp_path):
-  config = make_config(steps=4, evals={'heldout': heldout()})
-  loop.train(config, tmp_path)
-  figures = evaluate.evaluate(config, tmp_path)
-  (row,) = [r for s, r in rows(tmp_path, 'heldout/').items() if s == 4]
-  assert figures == row
-  written = tmp_path / 'evaluation' / 'metrics.jsonl'
-  assert json.loads(written.read_text().splitlines()[0])['step'] == 4
-
-
-def test_following_a_run_ends_when_it_is_done(tmp_path):
-  config = make_config(steps=4, evals={'heldout': heldout()})
-  loop.train(config, tmp_path)
-  figures = evaluate.evaluate(config, tmp_path, follow=True)
-  assert 'heldout/loss' in figures
-
-
-def test_evaluating_an_empty_folder_says_so(tmp_path):
-  config = make_config(evals={'heldout': heldout()})
-  with pytest.raises(FileNotFoundError, match='want the workdir of a run'):
-    evaluate.evaluate(config, tmp_path)
-
-
 def test_profile_window_writes_a_trace(tmp_path):
-  config = make_config(steps=6, profile__start=2, profile__steps=2)
+  config = trained.make_config(steps=6, profile__start=2, profile__steps=2)
   loop.train(config, tmp_path)
   assert list(pathlib.Path(tmp_path / 'profile').rglob('*.xplane.pb'))
 
 
 def test_profile_window_may_be_resumed_in_its_middle(tmp_path):
   window = dict(profile__start=2, profile__steps=4)
-  loop.train(make_config(steps=4, **window), tmp_path)
-  loop.train(make_config(steps=8, **window), tmp_path)
+  loop.train(trained.make_config(steps=4, **window), tmp_path)
+  loop.train(trained.make_config(steps=8, **window), tmp_path)
   traces = list(pathlib.Path(tmp_path / 'profile').rglob('*.xplane.pb'))
   assert len(traces) >= 1
 
 
 def test_steady_run_compiles_nothing_after_its_first_interval(tmp_path, caplog):
-  config = make_config(
-    steps=16, evals={'heldout': heldout(every_steps=4)}, log__every_steps=4
+  config = trained.make_config(
+    steps=16,
+    evals={'heldout': trained.heldout(every_steps=4)},
+    log__every_steps=4,
   )
   loop.train(config, tmp_path)
-  counts = [r['speed/compilations'] for r in rows(tmp_path, 'speed/').values()]
+  counts = [
+    r['speed/compilations'] for r in trained.rows(tmp_path, 'speed/').values()
+  ]
   assert counts[-1] == counts[-2]
   assert 'some shape changes' not in caplog.text
 
@@ -440,7 +347,7 @@ def test_values_are_checked_on_the_host_before_training(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tiny.Regression, 'check_batch', check_batch)
   with pytest.raises(ValueError, match='x is a ndarray'):
-    loop.train(make_config(), tmp_path)
+    loop.train(trained.make_config(), tmp_path)
 
 
 def test_missing_field_names_what_the_data_give(tmp_path):
@@ -460,6 +367,6 @@ def test_missing_field_names_what_the_data_give(tmp_path):
       )
 
   globals()['Other'] = Other
-  config = make_config(task__factory=f'{__name__}:Other')
+  config = trained.make_config(task__factory=f'{__name__}:Other')
   with pytest.raises(ValueError, match="needs 'z', the data give.*'x'"):
     loop.train(config, tmp_path)

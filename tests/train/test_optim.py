@@ -225,7 +225,7 @@ def test_base_config_is_accepted_whole():
   'fields, message',
   [
     (dict(name='adam'), r"optim\.name='adam'.*did you mean 'adamw'"),
-    (dict(learning_rate=1.0), r'optim\.learning_rate is unknown'),
+    (dict(learning_rate=1.0), r'optim\.learning_rate=1\.0 is unknown'),
     (dict(lr=-1.0), r'optim\.lr=-1\.0.*0 or more'),
     (dict(b2=1.0), r'optim\.b2=1\.0.*\[0, 1\)'),
     (dict(eps=0.0), r'optim\.eps=0\.0'),

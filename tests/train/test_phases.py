@@ -32,6 +32,20 @@ def test_preparing_does_not_wait():
   steps.close()
 
 
+def test_forgotten_phases_are_built_anew_and_others_kept():
+  built = []
+  steps = phases.PhaseSteps(lambda phase: built.append(phase) or f'run {phase}')
+  for phase in 'abc':
+    steps.get(phase)
+  assert steps.active()
+  steps.keep(iter('bc'))
+  assert not steps.active()  # forgetting is no compilation
+  assert [steps.get(phase) for phase in 'cba'] == ['run c', 'run b', 'run a']
+  assert built == ['a', 'b', 'c', 'a']
+  assert steps.active()
+  steps.close()
+
+
 def test_a_failed_compilation_is_raised_where_it_is_needed():
   def build(phase):
     raise ValueError(f'phase {phase} is impossible')

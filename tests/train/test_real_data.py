@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.train import test_loop, tiny
+from tests.train import tiny, trained
 from vidscenic import config as vc
 from vidscenic import task
 from vidscenic.data import writer
@@ -64,7 +64,7 @@ def folder(path, count=6, broken=0):
 
 
 def colour_config(path, **changes):
-  config = test_loop.make_config(
+  config = trained.make_config(
     steps=30, optim__lr=0.1, optim__momentum=0.0, **changes
   )
   config.unlock()
@@ -82,7 +82,7 @@ def test_training_on_a_folder_of_videos(tmp_path):
   (tmp_path / 'videos').mkdir()
   folder(tmp_path / 'videos')
   loop.train(colour_config(tmp_path / 'videos'), tmp_path / 'run')
-  rows = test_loop.rows(tmp_path / 'run')
+  rows = trained.rows(tmp_path / 'run')
   first, last = rows[min(rows)], rows[max(rows)]
   assert last['train/replaced'] == 0
   # What is left is the variance of the files' brightness: 0.072 per channel.
@@ -95,7 +95,7 @@ def test_broken_files_are_replaced_counted_and_named(tmp_path, caplog):
   config = colour_config(tmp_path / 'videos', guard__max_replaced=1.0)
   loop.train(config, tmp_path / 'run')
   replaced = [
-    r['train/replaced'] for r in test_loop.rows(tmp_path / 'run').values()
+    r['train/replaced'] for r in trained.rows(tmp_path / 'run').values()
   ]
   assert np.mean(replaced) == pytest.approx(1 / 7, abs=0.03)
   assert 'broken0.mp4' in caplog.text
@@ -114,7 +114,7 @@ def test_streams_and_scheduled_values_reach_the_loss(tmp_path):
     'source': 'tests.train.tiny:Numbers',
     'transform': 'tests.train.tiny:Jitter',
   }
-  config = test_loop.make_config(steps=8, log__every_steps=1)
+  config = trained.make_config(steps=8, log__every_steps=1)
   config.unlock()
   config.task.factory = f'{__name__}:TwoStreams'
   config.batch_size = 24
@@ -127,7 +127,7 @@ def test_streams_and_scheduled_values_reach_the_loss(tmp_path):
   config.schedules.ratio = vc.schedule_spec(name='linear', value=1.0, end=0.0)
   config = vc.finalize(config)
   loop.train(config, tmp_path)
-  rows = test_loop.rows(tmp_path)
+  rows = trained.rows(tmp_path)
   for step, row in rows.items():
     ratio = 1 - (step - 1) / 8
     assert row['train/ratio'] == pytest.approx(ratio, abs=1e-6)
@@ -141,7 +141,7 @@ def test_streams_that_the_task_does_not_know_are_refused(tmp_path):
     'transform': 'tests.train.tiny:Jitter',
     'batch_size': 16,
   }
-  config = test_loop.make_config()
+  config = trained.make_config()
   config.unlock()
   config.task.factory = f'{__name__}:TwoStreams'
   config.data.train = vc.data_spec(streams={'labeled': part})

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from vidscenic import config as vc
+from vidscenic import config_checks
 from vidscenic.train import schedules
 
 
@@ -125,7 +126,7 @@ def test_piecewise_changes_at_its_boundaries():
   np.testing.assert_allclose(got, [0, 0.5, 1, 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize('name', schedules.NAMES)
+@pytest.mark.parametrize('name', config_checks.SCHEDULES)
 def test_traced_steps_give_the_values_of_python_steps(name):
   extra = dict(
     wsd=dict(decay_steps=5),

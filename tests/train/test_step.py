@@ -236,8 +236,13 @@ def test_fsdp_step_gathers_parameters_and_keeps_an_eighth_of_them():
   params = run.state_shapes.params
   kernel = params['layer1']['kernel'].sharding
   assert np.prod(kernel.shard_shape((64, 64))) == 64 * 64 // 8
-  # Three kernels are gathered for the forward and the backward pass, at most
-  # once more for the update; gradients are summed over the devices.
-  assert 3 <= counts['all-gather'] <= 9
+  # Pinned, because one gather too many is how sharding gets slow without any
+  # test failing: a parameter gathered twice, a whole batch or state on every
+  # device. Four are in the two passes: the head's kernel, and rows where the
+  # compiler finds them smaller than the kernel that they meet. Four more make
+  # whole what it updates in parts though it is replicated: the biases of two
+  # layers and their momenta. jax 0.10 and 0.12 agree. If a new version gathers
+  # more, look at the program before changing the number.
+  assert counts['all-gather'] == 8
   assert counts['all-reduce'] + counts['reduce-scatter'] >= 1
   assert counts['all-to-all'] <= 3

@@ -58,7 +58,8 @@ class ClipTransform:
       crop.
     jitter_prob: probability of that jitter; DMVR's is 0.8.
     flip: probability of a mirror; nothing is flipped unless train. Set 0 where
-      a label tells left from right (Something-Something, 'turn left').
+      a label tells left from right ('turn left'); a source that says
+      `flip_allowed = False` (Something-Something) insists on it.
     resize_method: one of `resize.METHODS`; '' is 'fast_bilinear' in training,
       'bilinear' in evaluation.
     decode_short_side: shrink files to this short side while decoding, 0: off.
@@ -70,6 +71,9 @@ class ClipTransform:
       sound. 0: the sound of array records lasts as long as the clip.
     audio_mono: one channel, else two.
     keep: names of the fields to return, () = all.
+
+  Attributes:
+    flip: probability of a mirror, 0 unless train.
 
   Raises:
     ValueError: names the argument that cannot be used.
@@ -125,6 +129,11 @@ class ClipTransform:
     self._audio = dict(samples=audio_samples, rate=audio_rate, mono=audio_mono)
     self._keep = tuple(keep)
     self._check()
+
+  @property
+  def flip(self) -> float:
+    """Probability of a mirror; `pipeline` asks for it."""
+    return self._flip if self._train else 0.0
 
   def sample(self, record: Mapping[str, Any], rng: np.random.Generator) -> Clip:
     """Chooses frames and decodes them.

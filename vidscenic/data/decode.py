@@ -8,8 +8,9 @@ smallest one frame i. Reading seeks to the last keyframe at or before the wanted
 frame, checks where it landed and backs up if it must.
 
 The pictures are those of FFmpeg (`rgb24` through swscale, one shared scaler per
-thread: a new one per frame costs 40 ms per 250 frames). Rotation flags and non-
-square pixels are ignored with one warning per process.
+thread: a new one per frame costs 40 ms per 250 frames), upright: turned as the
+container asks for (videos of phones). Pixels that are not square are ignored
+with one warning per process.
 
 Damage is seen where FFmpeg's decoder reports it: H.264 and MPEG-4 do. Damaged
 payload in HEVC, VP9 and AV1 decodes to wrong pictures without any sign.
@@ -21,7 +22,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from vidscenic.data import containers, resize, video_index
+from vidscenic.data import containers, orientation, video_index
 
 # What callers of the decoder need besides, under one name.
 VideoError = containers.VideoError
@@ -79,7 +80,7 @@ def read_frames(
     raise VideoError(
       label, f'frame {numbers[-1]} asked for, has {index.num_frames}'
     )
-  sink = _Sink(numbers, height, width, label)
+  sink = _Sink(numbers, height, width, index.turn, label)
   if not index.sequential:
     with containers.opened(file, label) as container:
       stream = containers.video_stream(container, label)
@@ -135,28 +136,22 @@ def read_images(images, indices, *, name: str = '') -> np.ndarray:
 
 
 class _Sink:
-  """Collects the wanted frames, converted to RGB; `missing` shrinks to {}."""
+  """Collects the wanted frames, upright RGB; `missing` shrinks to {}."""
 
-  def __init__(self, numbers, height, width, name):
+  def __init__(self, numbers, height, width, turn, name):
     try:
       self.frames = np.empty((len(numbers), height, width, 3), np.uint8)
     except (MemoryError, ValueError) as error:
       raise VideoError(name, containers.describe(error)) from error
     self.missing = {int(number): row for row, number in enumerate(numbers)}
     self.name = name
+    self._turn = turn
 
   def put(self, number, frame):
-    if frame.rotation:
-      containers.warn_once(
-        'rotation',
-        '%s is flagged as rotated by %d degrees; rotation flags are ignored.',
-        self.name,
-        frame.rotation,
-      )
     height, width = self.frames.shape[1:3]
-    with containers.reading(self.name):
-      picture = resize.to_rgb(frame, height, width)
-    self.frames[self.missing[number]] = picture
+    self.frames[self.missing[number]] = orientation.to_rgb(
+      frame, self._turn, height, width, self.name
+    )
     del self.missing[number]
 
 

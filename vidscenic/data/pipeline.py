@@ -10,20 +10,18 @@ is stored anywhere. grain cannot batch after a filter; sources filter their own
 index list when they are built.
 """
 
-import functools
 import os
 import sys
-import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from vidscenic import config as vc
-from vidscenic.data import decode
+from vidscenic.data import example_loading, example_order
 
 Batch = dict[str, Any]
 
@@ -203,7 +201,7 @@ def make_eval_iter(
   count = min(limit, len(source)) if limit else len(source)
   padded = -(-count // batch_size) * batch_size
   dataset = grain.MapDataset.range(padded)
-  dataset = dataset.map(_LoadInOrder(source, transform, count))
+  dataset = dataset.map(example_loading.InOrder(source, transform, count))
   dataset, groups = _row_shard(dataset, batch_size, rows, 1, name)
   return BatchIterator(dataset, spec, groups=groups)
 
@@ -230,140 +228,6 @@ def check_spec(spec: Mapping[str, Any], name: str) -> None:
 # --- private ---
 
 
-class _LoadAtRandom(grain.transforms.RandomMap):
-  """Index -> example with random sampling and augmentation."""
-
-  def __init__(self, source, transform, repeats, name):
-    self._source = source
-    self._transform = transform
-    self._repeats = repeats
-    self._name = name
-
-  def random_map(self, element, rng):
-    index = int(element)
-    first_error = None
-    for _ in range(len(self._source)):
-      try:
-        clip = self._transform.sample(self._source[index], rng)
-        break
-      except decode.VideoError as e:
-        if first_error is None:
-          first_error = e
-          logging.warning(
-            '%s: the next readable example replaces number %d: %s',
-            self._name,
-            index,
-            e,
-          )
-        index = (index + 1) % len(self._source)
-    else:
-      raise decode.VideoError(
-        f'{self._name}.source',
-        f'none of its {len(self._source)} examples is readable, number {index} '
-        f'for one: {first_error}',
-      ) from first_error
-    group = [
-      self._transform.augment(dict(clip), rng) for _ in range(self._repeats)
-    ]
-    return _finish(group, int(first_error is not None), True)
-
-
-class _LoadInOrder(grain.transforms.Map):
-  """Index -> example, the same every time; beyond the end a row of zeros."""
-
-  def __init__(self, source, transform, count):
-    self._source = source
-    self._transform = transform
-    self._count = count
-    self._zeros = None  # shaped like the first example of this process
-    self._lock = threading.Lock()
-
-  def __getstate__(self):
-    return {**self.__dict__, '_lock': None}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state, _lock=threading.Lock())
-
-  def map(self, element):
-    index = int(element)
-    if index < self._count:
-      example = self._load(index)
-      if self._zeros is None:
-        with self._lock:
-          self._zeros = _zeros_like(example)
-      return example
-    with self._lock:
-      if self._zeros is None:
-        self._zeros = _zeros_like(self._load(0))
-      return self._zeros
-
-  def _load(self, index):
-    rng = np.random.default_rng(index)
-    clip = self._transform.sample(self._source[index], rng)
-    return _finish([self._transform.augment(clip, rng)], 0, True)
-
-
-def _zeros_like(example):
-  return {name: np.zeros_like(value) for name, value in example.items()}
-
-
-class _ShuffleSmall(grain.MapDataset):
-  """Another order in every epoch, for sources of which a list fits anywhere.
-
-  grain's own shuffle draws until a number falls into the range, which costs
-  0.1 ms per example of a source of 256, 3 ms of 8 and 12 ms of 2 (measured).
-  """
-
-  _MUTATES_ELEMENT_SPEC = False
-
-  def __init__(self, parent, seed):
-    super().__init__(parent)
-    self._seed = seed
-
-  def __len__(self):
-    return len(self._parent)
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      return self.slice(index)
-    epoch, position = divmod(index, len(self))
-    order = _shuffled(self._seed, epoch, len(self))
-    return self._parent[epoch * len(self) + int(order[position])]
-
-  def __str__(self):
-    return 'ShuffleSmall'
-
-
-@functools.lru_cache(maxsize=32)
-def _shuffled(seed, epoch, length):
-  # Only the raw stream is the same in every version of numpy.
-  numbers = np.random.default_rng([seed, epoch]).random(length)
-  return np.argsort(numbers, kind='stable')
-
-
-class _RowShard(grain.MapDataset):
-  """Keeps chosen elements out of every `period`, whatever the epoch."""
-
-  _MUTATES_ELEMENT_SPEC = False
-
-  def __init__(self, parent, period, chosen):
-    super().__init__(parent)
-    self._period = period
-    self._chosen = [int(i) for i in chosen]
-
-  def __len__(self):
-    return len(self._parent) // self._period * len(self._chosen)
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      return self.slice(index)
-    block, position = divmod(index, len(self._chosen))
-    return self._parent[block * self._period + self._chosen[position]]
-
-  def __str__(self):
-    return f'RowShard({len(self._chosen)} of {self._period})'
-
-
 def _source_and_transform(spec, name):
   source, transform = (
     _build(spec[part], spec[f'{part}_kwargs'], name, part)
@@ -371,6 +235,13 @@ def _source_and_transform(spec, name):
   )
   if not len(source):
     raise ValueError(f'{name}: the source {spec["source"]} is empty')
+  flip = getattr(transform, 'flip', 0)
+  if flip and not getattr(source, 'flip_allowed', True):
+    raise ValueError(
+      f'{name}.transform_kwargs.flip={flip}: mirrored videos of '
+      f'{spec["source"]} belong to another class; set '
+      f'{name}.transform_kwargs.flip=0'
+    )
   return source, transform
 
 
@@ -396,11 +267,11 @@ def _examples(spec, seed, name):
   own_seed = zlib.crc32(f'{seed}/{name}'.encode())
   dataset = grain.MapDataset.range(len(source)).seed(own_seed)
   if spec['shuffle'] and len(source) <= _SMALL_SOURCE:
-    dataset = _ShuffleSmall(dataset, own_seed)
+    dataset = example_order.Shuffled(dataset, own_seed)
   elif spec['shuffle']:
     dataset = dataset.shuffle()
   return dataset.repeat().random_map(
-    _LoadAtRandom(source, transform, spec['repeats'], name)
+    example_loading.AtRandom(source, transform, spec['repeats'], name)
   )
 
 
@@ -416,21 +287,8 @@ def _row_shard(dataset, batch_size, rows, repeats, name):
     )
   if len(rows) < batch_size:
     groups = [s // repeats for s in starts]
-    dataset = _RowShard(dataset, batch_size // repeats, groups)
+    dataset = example_order.RowShard(dataset, batch_size // repeats, groups)
   return dataset, len(starts)
-
-
-def _finish(group, replaced, real):
-  """Stacks the repeats and adds 'mask' and 'replaced'; keeps numbers only."""
-  example = {}
-  for name in group[0]:
-    parts = [np.asarray(part[name]) for part in group]
-    if parts[0].dtype.kind in 'biuf':
-      # One part is not copied: the batch is made of copies anyway.
-      example[name] = np.stack(parts) if len(parts) > 1 else parts[0][None]
-  example['mask'] = np.full(len(group), real)
-  example['replaced'] = np.full(len(group), replaced, np.int32)
-  return example
 
 
 def _init_worker(worker_index, worker_count):

@@ -26,7 +26,7 @@ Packets = Iterator[av.Packet]
 
 
 def encoded(
-  pieces: Iterable[np.ndarray], rate: int
+  pieces: Iterable[np.ndarray], rate: int, *, bit_rate: int = 192_000
 ) -> Callable[[av.container.OutputContainer], Packets | None]:
   """Sound from samples, as AAC.
 
@@ -34,6 +34,7 @@ def encoded(
     pieces: float[S] or float[S, 1 or 2] in [-1, 1], one after the other, all
       with the same number of channels.
     rate: samples per second.
+    bit_rate: bits per second of the result.
 
   Raises:
     ValueError: another shape; raised when the stream is added.
@@ -47,7 +48,7 @@ def encoded(
     first = _checked(first)
     layout = 'mono' if first.shape[1] == 1 else 'stereo'
     stream = container.add_stream(
-      'aac', rate=rate, layout=layout, bit_rate=192_000
+      'aac', rate=rate, layout=layout, bit_rate=bit_rate
     )
     return _encode(stream, first, rest, rate, layout)
 
@@ -92,10 +93,51 @@ def copied(
         begin = -np.inf if whole else origin_s
         keep_open = stack.pop_all()
         return _copy(keep_open, source, stream, copy, origin_s, begin, label)
-    pieces = _pieces(file, label, origin_s, duration_s)
-    return encoded(pieces, _RATE)(container)
+    sound = pieces(
+      file,
+      origin_s,
+      duration_s,
+      _RATE,
+      mono=False,
+      piece_s=_PIECE_S,
+      name=label,
+    )
+    return encoded(_up_to_damage(sound), _RATE)(container)
 
   return add
+
+
+def pieces(
+  file: containers.File,
+  origin_s: float,
+  duration_s: float,
+  rate: int,
+  *,
+  mono: bool,
+  piece_s: float,
+  name: str = '',
+) -> Iterator[np.ndarray]:
+  """Yields the sound of a video file for `encoded`, piece by piece.
+
+  Args:
+    file: path, or the bytes of a file.
+    origin_s: seconds on the container's clock at which the sound begins.
+    duration_s: its length.
+    rate: samples per second.
+    mono: one channel, not two.
+    piece_s: seconds that are in memory at once.
+    name: what errors call the file; needed only for bytes.
+
+  Raises:
+    VideoError: no sound stream, or it is damaged.
+  """
+  start = 0.0
+  while duration_s - start >= 1 / rate:
+    end = min(start + piece_s, duration_s)
+    yield audio.read_audio(
+      file, start, end, rate, mono, origin_s=origin_s, name=name
+    )
+    start = end
 
 
 def _copy(stack, source, stream, copy, origin_s, begin_s, label):
@@ -120,18 +162,11 @@ def _copy(stack, source, stream, copy, origin_s, begin_s, label):
       logging.warning('%s; the sound ends there', error)
 
 
-def _pieces(file, label, origin_s, duration_s):
-  start = 0
-  while duration_s - start >= 1 / _RATE:
-    end = min(start + _PIECE_S, duration_s)
-    try:
-      yield audio.read_audio(
-        file, start, end, _RATE, mono=False, origin_s=origin_s, name=label
-      )
-    except containers.VideoError as error:
-      logging.warning('%s; the sound ends there', error)
-      return
-    start = end
+def _up_to_damage(pieces):
+  try:
+    yield from pieces
+  except containers.VideoError as error:
+    logging.warning('%s; the sound ends there', error)
 
 
 def _encode(stream, first, rest, rate, layout):

@@ -2,8 +2,8 @@
 
 For models that go through one long video: frames are decoded once, in order and
 ahead of their use, and no more than about three chunks are in memory. Frames
-are those of `decode`: exact for variable rates, open GOPs and edit lists;
-rotation flags and pixel aspect ratios are ignored, with a warning.
+are those of `decode`: upright, and exact for variable rates, open GOPs and edit
+lists; pixel aspect ratios are ignored, with a warning.
 """
 
 import fractions
@@ -17,7 +17,13 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from vidscenic.data import containers, decode, resize, video_index
+from vidscenic.data import (
+  containers,
+  decode,
+  orientation,
+  resize,
+  video_index,
+)
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.tif', '.tiff')
 
@@ -250,9 +256,10 @@ def _read_file(path, index, start, stop):
   number = 0
   for frame in _decode(path, index):
     if number >= start:
-      with containers.reading(path):
-        picture = resize.to_rgb(frame, index.height, index.width)
-      yield picture
+      picture = orientation.to_rgb(
+        frame, index.turn, index.height, index.width, path
+      )
+      yield np.ascontiguousarray(picture)
     number += 1
     if number == stop:
       return

@@ -15,7 +15,7 @@ import threading
 import numpy as np
 from absl import logging
 
-from vidscenic.data import containers
+from vidscenic.data import containers, orientation
 
 VideoError = containers.VideoError
 
@@ -32,8 +32,8 @@ class VideoIndex:
       or from duration x rate).
     fps: average frames per second; the header's rate if it agrees with the time
       stamps to 1 %, 0.0 if unknown.
-    height, width: picture size in pixels; every frame is delivered in this
-      size.
+    height, width: picture size in pixels, upright; every frame is delivered in
+      this size.
     pts: int64[num_frames] ascending time stamps in units of time_base; frame i
       is the one shown at pts[i]. Empty if sequential.
     key_pts: int64[K] ascending time stamps of keyframes, empty if sequential.
@@ -42,6 +42,7 @@ class VideoIndex:
       decoding from the start.
     has_audio: there is a sound stream.
     start: seconds on the container's clock at which frame 0 is shown.
+    turn: what makes stored pictures upright.
   """
 
   num_frames: int
@@ -54,6 +55,7 @@ class VideoIndex:
   sequential: bool
   has_audio: bool
   start: float = 0.0
+  turn: orientation.Turn = orientation.Turn()
 
   @property
   def times(self) -> np.ndarray:
@@ -117,6 +119,7 @@ def _build_index(file, name):
       announced = stream.frames
       has_audio = bool(container.streams.audio)
       aspect = stream.sample_aspect_ratio
+    turn = orientation.of_stream(container, stream, file, name)
     discarded = 0
     for packet in containers.packets(container, stream, name):
       if not packet.size:
@@ -157,6 +160,7 @@ def _build_index(file, name):
     )
   stamps = np.array([] if sequential else sorted(pts), np.int64)
   unit = float(time_base) if time_base else 1.0
+  height, width = turn.size(height, width)
   return VideoIndex(
     num_frames=count,
     fps=_frame_rate(header_fps, stamps, unit),
@@ -168,6 +172,7 @@ def _build_index(file, name):
     sequential=sequential,
     has_audio=has_audio,
     start=float(stamps[0]) * unit if len(stamps) else 0.0,
+    turn=turn,
   )
 
 

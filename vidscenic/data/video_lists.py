@@ -5,6 +5,10 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vidscenic.data.datasets import tables
+
+_HINT = 'a list or manifest of videos'
+
 
 class Entry(NamedTuple):
   """One listed video; num_frames 0 and split '' stand for unknown."""
@@ -92,7 +96,7 @@ def read_list(
     ValueError: names the file and line that cannot be read.
   """
   entries = []
-  for number, line in _lines(list_file):
+  for where, line in tables.read_lines(list_file, _HINT, may_be_empty=True):
     path, label = line, None
     if with_labels:
       path, label = _split_label(line)
@@ -103,7 +107,7 @@ def read_list(
       continue
     if not path or (with_labels and label is None):
       raise ValueError(
-        f'{list_file}, line {number}: expected "path label" or "path::label" '
+        f'{where}: expected "path label" or "path::label" '
         f"with an integer label (without labels: labels='none'), got {line!r}"
       )
     entries.append(Entry(path, label))
@@ -128,8 +132,8 @@ def read_manifest(
     ValueError: names the file and line that cannot be used.
   """
   rows = []
-  for position, (number, line) in enumerate(_lines(list_file)):
-    where = f'{list_file}, line {number}'
+  lines = tables.read_lines(list_file, _HINT, may_be_empty=True)
+  for position, (where, line) in enumerate(lines):
     try:
       row = json.loads(line)
     except ValueError as error:
@@ -147,14 +151,6 @@ def read_manifest(
   ids = {name: number for number, name in enumerate(names)}
   entries = [_entry(where, row, with_labels, ids) for where, row in rows]
   return entries, names
-
-
-def _lines(list_file):
-  """Yields (line number from 1, stripped line), skipping empty lines."""
-  with open(list_file, encoding='utf-8-sig', errors='surrogateescape') as f:
-    for number, line in enumerate(f, 1):
-      if line.strip():
-        yield number, line.strip()
 
 
 def _split_label(line):

@@ -98,6 +98,7 @@ class Probe(evaluator.Evaluator):
     temperature: float = 0.07,
     linear: bool = True,
     l2: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    label: str = 'label',
     batch_size: int = 8,
     limit: int = 0,
   ):
@@ -106,7 +107,7 @@ class Probe(evaluator.Evaluator):
     Args:
       task: predicts 'features'.
       mesh: all devices.
-      data: a data spec with field 'label', int32[], that is scored.
+      data: a data spec with a label, int32[], that is scored.
       train_data: another one, that the classifiers learn from; give it the
         transform of an evaluation. Read in order, without augmentation.
       train_limit: number of its examples; 0: all.
@@ -114,6 +115,7 @@ class Probe(evaluator.Evaluator):
       temperature: of their votes.
       linear: whether to fit a linear classifier.
       l2: penalties that it chooses from.
+      label: the field of both data that holds it.
       batch_size: rows of a global batch.
       limit: number of scored examples; 0: all.
 
@@ -141,6 +143,7 @@ class Probe(evaluator.Evaluator):
     self._temperature = temperature
     self._linear = linear
     self._l2 = tuple(l2)
+    self._label = label
 
   def bind(self, name: str, schedules: Mapping[str, Any]) -> None:
     super().bind(name, schedules)
@@ -159,8 +162,9 @@ class Probe(evaluator.Evaluator):
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
     program = self.program(self._labelled, step)
-    known, known_labels = _collect(self._bank, program, state, labels=True)
-    features, labels = _collect(self, program, state, labels=True)
+    label = self._label
+    known, known_labels = _collect(self._bank, program, state, label=label)
+    features, labels = _collect(self, program, state, label=label)
     for name, values in (('train_data', known_labels), ('data', labels)):
       if values.min() < 0:
         raise ValueError(
@@ -195,7 +199,7 @@ class Probe(evaluator.Evaluator):
 
   def _labelled(self, params, model_state, batch, context):
     tokens = _tokens(self.task, params, model_state, batch, context)
-    return batch['mask'], (tokens.mean(1), batch['label'])
+    return batch['mask'], (tokens.mean(1), batch[self._label])
 
 
 def _tokens(task, params, model_state, batch, context):
@@ -211,18 +215,18 @@ def _tokens(task, params, model_state, batch, context):
   return features.reshape(len(features), -1, features.shape[-1])
 
 
-def _collect(source, program, state, *, labels=False):
+def _collect(source, program, state, *, label=''):
   """Results of a program on all examples, without the rows of padding."""
   weights = state._replace(opt_state=())
   parts = []
   for batch, number in source.batches():
     placed = source.place(batch)
-    if labels and 'label' not in placed:
-      if 'label' not in batch:
+    if label and label not in placed:
+      if label not in batch:
         raise ValueError(
-          f"{source.name}: Probe needs 'label', the data give {sorted(batch)}"
+          f'{source.name}: Probe needs {label!r}, the data give {sorted(batch)}'
         )
-      placed |= source.put({'label': batch['label']})
+      placed |= source.put({label: batch[label]})
     mask, values = jax.device_get(program(weights, placed, number))
     parts.append([value[mask] for value in values])
   if not parts:

@@ -75,18 +75,13 @@ class Clips(evaluator.Evaluator):
     return clips, batch['mask']
 
   def _draw(self, clips):
-    examples = len(next(iter(clips.values())))
     blocks, videos = [], []
-    for i in range(examples):
+    for fields in zip(*clips.values(), strict=True):
       rows = [
-        images.label(images.strip(clip[i], self._columns), name)
-        for name, clip in clips.items()
+        images.label(images.strip(clip, self._columns), name)
+        for name, clip in zip(clips, fields, strict=True)
       ]
-      blocks.append(images.grid(rows, columns=1))
-      frames = zip(*(clip[i] for clip in clips.values()), strict=True)
-      videos.append([images.grid(list(f), columns=len(f)) for f in frames])
-    video = [images.grid(list(f), columns=1) for f in zip(*videos, strict=True)]
-    return {
-      'frames': images.grid(blocks, columns=1, pad=6),
-      'clips': np.stack(video),
-    }
+      blocks.append(images.stack(rows))
+      videos.append(images.side_by_side(*fields))
+    video = [images.stack(frames) for frames in zip(*videos, strict=True)]
+    return {'frames': images.stack(blocks, pad=6), 'clips': np.stack(video)}

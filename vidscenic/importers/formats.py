@@ -35,6 +35,9 @@ BadFile = raw_arrays.BadFile
 UnsafeFile = raw_arrays.UnsafeFile
 
 _MAX_KEY = 1000
+# Of all keys of a file. A pickle can name one dict many times, so that a small
+# file stands for half a million long keys.
+_MAX_LETTERS = 20_000_000
 _PICKLE_NAMES = ('.pkl', '.pickle', '.pystate')
 # What people have in place of the weights that they wanted.
 _OTHER_FILES = {
@@ -133,12 +136,15 @@ def _opened(path: str, kind: str) -> Iterator[list[_Entry]]:
     raise ValueError(f'kind={kind!r} is none of {", ".join(_READERS)}')
   _check_regular(path)
   with _READERS[kind or _find_kind(path)](path) as entries:
-    seen = set()
+    found, letters = {}, 0
     for entry in entries:
-      if entry.key in seen:
+      if entry.key in found:
         raise BadFile(path, f'two values are called {entry.key[:200]!r}')
-      seen.add(entry.key)
-    yield entries
+      letters += len(entry.key)
+      if letters > _MAX_LETTERS:
+        raise BadFile(path, f'its keys have more than {_MAX_LETTERS:,} letters')
+      found[entry.key] = entry
+    yield list(found.values())
 
 
 def _find_kind(path):
@@ -189,15 +195,17 @@ def _mapped(path):
 @contextlib.contextmanager
 def _npz(path):
   with zips.opened(path) as archive:
-    entries = []
-    for key, name in npy.entry_names(archive, path).items():
-      dtype, shape, _, _ = npy.entry_header(archive, name, path)
-      if dtype.hasobject:
-        entries += _flat(npy.read_entry(archive, name, path), path, key)
-        continue
+    yield _npz_entries(archive, path)
+
+
+def _npz_entries(archive, path):
+  for key, name in npy.entry_names(archive, path).items():
+    dtype, shape, _, _ = npy.entry_header(archive, name, path)
+    if dtype.hasobject:
+      yield from _flat(npy.read_entry(archive, name, path), path, key)
+    else:
       load = functools.partial(npy.read_entry, archive, name, path)
-      entries.append(_Entry(key, str(dtype), shape, load))
-    yield entries
+      yield _Entry(key, str(dtype), shape, load)
 
 
 @contextlib.contextmanager
@@ -243,20 +251,17 @@ _READERS = {
 
 
 def _flat(tree, path, prefix='', array=None):
-  """Entries of a tree whose size and depth the pickle reader has bounded."""
+  """Yields entries of a tree whose size and depth its reader has bounded."""
   if len(prefix) > _MAX_KEY or not prefix.isprintable():
     raise BadFile(path, f'odd key {prefix[:80]!r} of {len(prefix)} letters')
   if isinstance(tree, (dict, list, tuple)) and tree:
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return [
-      entry
-      for key, value in pairs
-      for entry in _flat(
-        value, path, f'{prefix}/{key}' if prefix else str(key), array
-      )
-    ]
-  # A file that is one array has no name for it.
-  return [_leaf(tree, path, prefix or 'array', array)]
+    for key, value in pairs:
+      name = f'{prefix}/{key}' if prefix else str(key)
+      yield from _flat(value, path, name, array)
+  else:
+    # A file that is one array has no name for it.
+    yield _leaf(tree, path, prefix or 'array', array)
 
 
 def _leaf(leaf, path, key, array):

@@ -67,7 +67,7 @@ def header(data, file: str) -> tuple[np.dtype, tuple[int, ...], str, int]:
   shape = tuple(
     int(side.strip(b' L')) for side in match[3].split(b',') if side.strip()
   )
-  raw_arrays.num_elements(shape, file)
+  raw_arrays.num_elements(shape, file, itemsize=dtype.itemsize)
   return dtype, shape, 'F' if match[2] == b'True' else 'C', end
 
 

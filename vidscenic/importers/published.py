@@ -4,6 +4,7 @@
 """
 
 import difflib
+import importlib.util
 import pathlib
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from vidscenic.importers import published_table
 
 Weights = published_table.Weights
 WEIGHTS = published_table.WEIGHTS
+NO_IMPORTER = 'no importer yet'
 
 
 def find(name: str, table: Sequence[Weights] | None = None) -> Weights:
@@ -41,6 +43,21 @@ def find_file(
   table = WEIGHTS if table is None else table
   name = pathlib.PurePath(path).name
   return next((entry for entry in table if entry.file == name), None)
+
+
+def has_importer(entry: Weights) -> bool:
+  """Whether the module of its importer exists.
+
+  True where the whole package is absent (outside the repository), since nothing
+  is known then.
+  """
+  module = entry.importer.partition(':')[0]
+  try:
+    return importlib.util.find_spec(module) is not None
+  except ModuleNotFoundError as e:
+    if e.name is None or not f'{module}.'.startswith(f'{e.name}.'):
+      raise  # the package exists but one of its own imports is missing
+    return '.' not in e.name
 
 
 def check(table: Sequence[Weights]) -> None:
@@ -84,6 +101,7 @@ def markdown(table: Sequence[Weights] | None = None) -> str:
   for e in WEIGHTS if table is None else table:
     count = '?' if e.parameters is None else f'{e.parameters:,}'
     paper = f'[{e.paper}](https://arxiv.org/abs/{e.paper})'
+    notes = [] if has_importer(e) else [NO_IMPORTER]
     cells = (
       f'[`{e.name}`]({e.url})',
       e.project,
@@ -91,7 +109,7 @@ def markdown(table: Sequence[Weights] | None = None) -> str:
       count,
       paper,
       e.licence,
-      e.notes,
+      '; '.join(filter(None, (*notes, e.notes))),
     )
     lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines) + '\n'

@@ -27,6 +27,7 @@ class Weights(NamedTuple):
     task_kwargs: arguments of the task.
     importer_options: further arguments of the importer.
     notes: what to expect of it, what to know about it.
+    predict: 'file.py:argument', the config that runs it on one's own video.
   """
 
   name: str
@@ -42,6 +43,7 @@ class Weights(NamedTuple):
   task_kwargs: Mapping[str, Any]
   importer_options: Mapping[str, Any]
   notes: str
+  predict: str = ''
 
 
 _MB = 10**6
@@ -83,6 +85,7 @@ def _tapir(
     },
     importer_options={},
     notes=notes,
+    predict=f'projects/tapir/configs/predict.py:weights={name}',
   )
 
 
@@ -213,7 +216,7 @@ def _rvm(name, file, size, parameters, letter, notes):
     'MaskedVideo',
     {'model': {'size': letter}},
     notes,
-  )
+  )._replace(predict=f'projects/rvm/configs/predict.py:size={letter}')
 
 
 _RVM = (
@@ -300,7 +303,7 @@ _MOOG = (
 )
 
 
-def _scaling4d(name, file, size, parameters, task, letter, notes):
+def _scaling4d(name, file, size, parameters, letter, notes):
   return _representations4d(
     name,
     'layerlock',
@@ -308,8 +311,8 @@ def _scaling4d(name, file, size, parameters, task, letter, notes):
     file,
     size,
     parameters,
-    task,
-    {'model': {'size': letter}},
+    'MaskedVideo',
+    {'model': {'size': letter, 'posenc': 'learned', 'decoder': False}},
     notes,
   )
 
@@ -320,7 +323,6 @@ _SCALING4D = (
     'scaling4d_dist_b.npz',
     350 * _MB,
     87_439_104,
-    'MaskedVideo',
     'B',
     'backbone distilled from scaling4d_e; published as 334 MB, which are MiB',
   ),
@@ -329,7 +331,6 @@ _SCALING4D = (
     'scaling4d_e.npz',
     15_240 * _MB,
     3_809_464_064,
-    'MaskedVideo',
     'e',
     'frozen: SSv2 64.6, Kinetics-700 54.4, ScanNet AbsRel 0.094; published as '
     '14 GB, which are GiB',
@@ -339,9 +340,21 @@ _SCALING4D = (
     'scaling4d_dist_b_depth.npz',
     420 * _MB,
     105_026_944,
-    'Depth',
     'B',
     'backbone and ScanNet depth readout, 16 frames of 224x224',
+  )._replace(
+    task='vidscenic.tasks.readout:Readout',
+    task_kwargs={
+      'clip': (16, 224, 224),
+      'backbone': 'projects.layerlock.model:features_of_size',
+      'backbone_kwargs': {'size': 'B', 'grid': (8, 14, 14)},
+      'heads': {
+        'depth': {
+          'factory': 'vidscenic.tasks.attentive_heads:DenseDepth',
+          'scale': 'raw',
+        }
+      },
+    },
   ),
 )
 

@@ -13,8 +13,9 @@ import numpy as np
 
 _MAX_DIMS = 32
 _MAX_ITEM_BYTES = 2**31 - 1  # NumPy's own limit
-# Bounds the product of the sides of an array without elements, (2**40, 0).
-_MAX_ELEMENTS = 2**48
+# Bounds the product of sides and element of an array without elements, too,
+# such as (2**40, 0); NumPy fails at 2**63.
+_MAX_BYTES = 2**52
 
 _NUMBERS = frozenset('b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16'.split())
 
@@ -67,8 +68,13 @@ def parse_dtype(text: str, file: str) -> np.dtype:
   )
 
 
-def num_elements(shape: Sequence[int], file: str) -> int:
+def num_elements(shape: Sequence[int], file: str, *, itemsize: int = 16) -> int:
   """The number of elements of `shape`.
+
+  Args:
+    shape: as a file gives it.
+    file: the name for errors.
+    itemsize: bytes of an element; the default is that of the largest number.
 
   Raises:
     BadFile: no sequence of integers, a negative or an absurd size.
@@ -77,7 +83,7 @@ def num_elements(shape: Sequence[int], file: str) -> int:
     raise BadFile(file, f'absurd shape {_short(shape)}')
   if any(type(size) is not int or size < 0 for size in shape):
     raise BadFile(file, f'absurd shape {_short(shape)}')
-  if math.prod(max(size, 1) for size in shape) > _MAX_ELEMENTS:
+  if math.prod(max(size, 1) for size in shape) * itemsize > _MAX_BYTES:
     raise BadFile(file, f'absurd shape {_short(shape)}')
   return math.prod(shape)
 
@@ -98,7 +104,8 @@ def from_bytes(
   Raises:
     BadFile: the size differs, or bytes are no value of the type.
   """
-  needed = num_elements(shape, file) * dtype.itemsize
+  size = num_elements(shape, file, itemsize=dtype.itemsize)
+  needed = size * dtype.itemsize
   if dtype.hasobject or len(raw) != needed:
     raise BadFile(
       file,

@@ -13,7 +13,10 @@ import numpy as np
 
 from vidscenic.importers import raw_arrays
 
-_MAX_TABLE = 100_000_000  # the limit of the format
+# A tenth of what the format allows; 50,000 arrays fit.
+_MAX_TABLE = 10_000_000
+# Beyond the three of each array: those in names and remarks.
+_SPARE_BRACKETS = 100_000
 _DTYPES = {
   'BOOL': 'b1',
   'U8': 'u1',
@@ -63,14 +66,13 @@ def table(data, file: str) -> dict[str, Item]:
       fit their shapes.
   """
   size = int.from_bytes(data[:8], 'little')
-  if size > min(_MAX_TABLE, len(data) - 8):
+  if size > len(data) - 8:
     raise raw_arrays.BadFile(
       file, f'truncated or damaged: its table should have {size} bytes'
     )
+  text = _checked_text(bytes(data[8 : 8 + min(size, _MAX_TABLE + 1)]), file)
   try:
-    entries = json.loads(
-      str(data[8 : 8 + size], 'utf-8'), object_pairs_hook=_without_repeats
-    )
+    entries = json.loads(str(text, 'utf-8'), object_pairs_hook=_without_repeats)
   except (ValueError, RecursionError) as error:
     raise raw_arrays.BadFile(file, f'damaged table: {error}') from error
   if type(entries) is not dict:
@@ -97,6 +99,21 @@ def table(data, file: str) -> dict[str, Item]:
       f'{len(data)}',
     )
   return items
+
+
+def _checked_text(text, file):
+  """Refuses what would become much larger as Python objects."""
+  if len(text) > _MAX_TABLE:
+    raise raw_arrays.BadFile(
+      file, f'its table has more than {_MAX_TABLE:,} bytes; split the file'
+    )
+  brackets = text.count(b'[') + text.count(b'{')
+  arrays = text.count(b'"data_offsets"')
+  if brackets > 3 * arrays + _SPARE_BRACKETS:
+    raise raw_arrays.BadFile(
+      file, f'damaged table: {brackets} brackets for {arrays} arrays'
+    )
+  return text
 
 
 def _item(entry, base, num_bytes, label):

@@ -135,8 +135,7 @@ class WindowTracks(nn.Module):
       )
     if self.num_frames % self.tiles:
       raise ValueError(
-        f'num_frames={self.num_frames} must be a multiple of tiles='
-        f'{self.tiles}'
+        f'num_frames={self.num_frames} must be a multiple of tiles={self.tiles}'
       )
     batch, count = queries.shape[:2]
     embedded = QueryEmbedding(
@@ -230,6 +229,7 @@ class RecurrentTracks(nn.Module):
   visibility: bool = True
   certainty: bool = True  # with visibility
   features: int = 512  # of the state, and of all MLPs
+  hidden_features: int | None = None  # of the attention; None: features
   depth: int = 3
   num_heads: int = 8
   qkv_features: int = 512
@@ -270,7 +270,7 @@ class RecurrentTracks(nn.Module):
       {
         'depth': self.depth,
         'block': block,
-        'hidden_features': self.features,
+        'hidden_features': self.hidden_features or self.features,
         'out_features': self.features,
       },
       self.num_coordinates,

@@ -226,21 +226,21 @@ def cube_mask(
   )
 
   def box(key):
-    parts = jax.random.split(key, 6)
-    area = jax.random.uniform(parts[0], minval=least, maxval=h * w)
-    bound = math.log(1 / 0.3)
-    aspect = jnp.exp(jax.random.uniform(parts[1], minval=-bound, maxval=bound))
+    # All from one draw: compiling many takes long.
+    draws = jax.random.uniform(key, (6,))
+    area = least + draws[0] * (h * w - least)
+    aspect = jnp.exp((2 * draws[1] - 1) * math.log(1 / 0.3))
     height = jnp.round(jnp.sqrt(area * aspect)).astype(int)
     width = jnp.round(jnp.sqrt(area / aspect)).astype(int)
-    length = jax.random.randint(parts[2], (), 1, t + 1)
+    length = 1 + jnp.floor(draws[2] * t).astype(int)
     fits = (height < h) & (width < w) & (height > 0) & (width > 0)
     inside = jnp.asarray(fits)
-    for part, n, size, index in (
-      (parts[3], t, length, slots),
-      (parts[4], h, height, rows),
-      (parts[5], w, width, columns),
+    for draw, n, size, index in (
+      (draws[3], t, length, slots),
+      (draws[4], h, height, rows),
+      (draws[5], w, width, columns),
     ):
-      start = jax.random.randint(part, (), 0, jnp.maximum(n - size, 0) + 1)
+      start = jnp.floor(draw * (jnp.maximum(n - size, 0) + 1)).astype(int)
       inside &= (index >= start) & (index < start + size)
     return inside
 

@@ -252,14 +252,8 @@ class Classification(task.Task):
         f'task.kwargs.label_smoothing={label_smoothing}: want [0, 1)'
       )
     self.num_classes = num_classes
-    self.model = vc.build(
-      f'{__name__}:Classifier',
-      field='task.kwargs.head',
-      backbone=_build_backbone(
-        backbone, dict(backbone_kwargs or {}), self.clip, dtype
-      ),
-      num_classes=num_classes,
-      **(head or {}),
+    self.model = self.make_model(
+      backbone, dict(backbone_kwargs or {}), dict(head or {}), dtype
     )
     self._normalize = normalize
     self._augment = vc.build(
@@ -269,6 +263,26 @@ class Classification(task.Task):
       f'{__name__}:Mixing', field='task.kwargs.mixing', **(mixing or {})
     )
     self._smoothing = label_smoothing
+
+  def make_model(
+    self,
+    backbone: str,
+    backbone_kwargs: dict[str, Any],
+    head: dict[str, Any],
+    dtype: str,
+  ) -> nn.Module:
+    """The classifier, model(video, train=...); subclasses may have another.
+
+    Args:
+      backbone, backbone_kwargs, head, dtype: as in the class.
+    """
+    return vc.build(
+      f'{__name__}:Classifier',
+      field='task.kwargs.head',
+      backbone=_build_backbone(backbone, backbone_kwargs, self.clip, dtype),
+      num_classes=self.num_classes,
+      **head,
+    )
 
   def batch_spec(self):
     return {

@@ -22,7 +22,7 @@ from vidscenic.tasks import readout
 class Depth(readout.Head):
   """Depth along the optical axis.
 
-  Batch: depth float32[B, T, H, W, 1] and depth_mask bool of that shape. In
+  Batch: depth float32[B, T, H, W, 1], depth_mask bool of that shape. In
   training every factor-th pixel of every frame is decoded, at an offset of its
   own; else every eval_factor-th.
 
@@ -35,6 +35,7 @@ class Depth(readout.Head):
       are clipped.
     factor: of the lattice in training.
     eval_factor: in evaluation.
+    masked: batches hold depth_mask; else all finite depths above 0 are known.
     layers: fields of `pixel_decoder.PixelDecoder`.
 
   Raises:
@@ -48,12 +49,14 @@ class Depth(readout.Head):
     limits: Sequence[float],
     factor: int = 8,
     eval_factor: int = 4,
+    masked: bool = True,
     layers: Mapping[str, Any] | None = None,
   ):
     if len(limits) != 2 or not 0 < limits[0] < limits[1]:
       raise ValueError(f'limits={limits}: want 0 < nearest < farthest')
     self.clip, self.limits = tuple(clip), tuple(limits)
     self.factor, self.eval_factor = factor, eval_factor
+    self.masked = masked
     for size in self.clip[1:]:
       for number in (factor, eval_factor):
         pixel_decoder.lattice(size, number)
@@ -73,10 +76,10 @@ class Depth(readout.Head):
 
   def fields(self):
     shape = (*self.clip, 1)
-    return {
-      'depth': jax.ShapeDtypeStruct(shape, jnp.float32),
-      'depth_mask': jax.ShapeDtypeStruct(shape, jnp.bool_),
-    }
+    fields = {'depth': jax.ShapeDtypeStruct(shape, jnp.float32)}
+    if self.masked:
+      fields['depth_mask'] = jax.ShapeDtypeStruct(shape, jnp.bool_)
+    return fields
 
   def init(self, rng, features):
     one = jnp.zeros(1, jnp.int32)
@@ -99,11 +102,11 @@ class Depth(readout.Head):
       for i in (0, 1)
     )
     said = self._decode(params, features, rows, columns)
-    truth, known = (
-      pixel_decoder.take_lattice(batch[name], rows, columns)
-      for name in ('depth', 'depth_mask')
-    )
-    known &= (truth > 0) & losses.align(batch['mask'], known)
+    truth = pixel_decoder.take_lattice(batch['depth'], rows, columns)
+    known = (truth > 0) & jnp.isfinite(truth)
+    known &= losses.align(batch['mask'], known)
+    if self.masked:
+      known &= pixel_decoder.take_lattice(batch['depth_mask'], rows, columns)
     wanted = self._normalized(jnp.where(known, truth, self.limits[0]))
     square = losses.squared(said - wanted, weight=known)
     axes = tuple(range(1, said.ndim))

@@ -312,9 +312,7 @@ class Boxes(_TrackHead):
     frames = jnp.arange(known.shape[1])
     counted = known & (frames[:, None] >= start[:, None])
     error = tracks.values - batch['boxes']
-    total, weight = losses.huber(
-      error, delta=0.1, weight=counted[..., None]
-    )
+    total, weight = losses.huber(error, delta=0.1, weight=counted[..., None])
     figures = {}
     still = jnp.broadcast_to(first[:, None], tracks.values.shape)
     for name, boxes in (('iou', tracks.values), ('iou_still', still)):

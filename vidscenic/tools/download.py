@@ -9,20 +9,25 @@ still has the same file (it answers a Range request with its ETag or date).
 import fcntl
 import hashlib
 import http.client
+import math
 import os
 import pathlib
-import sys
-import time
+import ssl
 import urllib.error
 import urllib.request
 
-import tqdm
-
 from vidscenic.importers import published
+from vidscenic.tools import progress
 
 _CHUNK = 1 << 20
-_LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 _TIMEOUT = 60.0  # seconds without an answer
+# What ends a transfer that can go on in another connection.
+_BROKEN = (
+  ConnectionError,
+  TimeoutError,
+  ssl.SSLError,
+  http.client.HTTPException,
+)
 
 
 class DownloadError(OSError):
@@ -47,6 +52,7 @@ def fetch(entry: published.Weights) -> pathlib.Path:
     entry.url,
     cache_folder() / entry.file,
     expected=entry.size,
+    at_least=2 * (entry.parameters or 0),  # in half precision
     tolerance=0.1,  # published sizes are rounded and mix MB and MiB
   )
 
@@ -56,6 +62,7 @@ def download(
   path: pathlib.Path,
   *,
   expected: int | None = None,
+  at_least: int = 0,
   tolerance: float = 0.0,
 ) -> pathlib.Path:
   """Fetches a file unless it is there.
@@ -64,15 +71,17 @@ def download(
     url: http or https address.
     path: where the file goes; the folder is made.
     expected: bytes, or None.
-    tolerance: by which fraction the size may differ from `expected`, for
-      published sizes are rounded.
+    at_least: bytes, where `expected` is None.
+    tolerance: by which fraction the size may differ from `expected`, or be
+      below `at_least`, for published sizes are rounded.
 
   Returns:
     path.
 
   Raises:
     DownloadError: no network, an error of the server, a file of another size,
-      a connection that broke. What has arrived is kept for the next try.
+      a web page, a connection that broke. What has arrived of the file is kept
+      for the next try.
     OSError: the folder cannot be written.
   """
   path = pathlib.Path(path)
@@ -80,11 +89,12 @@ def download(
     return path
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
+  check = _SizeCheck(url, path, expected, at_least, tolerance)
   with open(part, 'ab') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that is at it
     try:
       if not path.exists():
-        _complete(url, path, part, _SizeCheck(url, path, expected, tolerance))
+        _complete(url, path, part, check)
     finally:
       if not _size(part):
         part.unlink(missing_ok=True)
@@ -129,17 +139,28 @@ def recorded_hash(path: pathlib.Path) -> str | None:
 class _SizeCheck:
   """Compares a size with the expected one."""
 
-  def __init__(self, url, path, expected, tolerance):
+  def __init__(self, url, path, expected, at_least, tolerance):
     self._url, self._path = url, path
-    self._expected, self._tolerance = expected, tolerance
+    if expected is None:
+      self._least, self._most = (1 - tolerance) * at_least, math.inf
+      self._wanted = f'at least {self._least:,.0f}'
+    else:
+      self._least = (1 - tolerance) * expected
+      self._most = (1 + tolerance) * expected
+      self._wanted = f'{"about " if tolerance else ""}{expected:,}'
 
   def __call__(self, size):
-    want = self._expected
-    if want is None or abs(size - want) <= self._tolerance * want:
-      return
-    about = 'about ' if self._tolerance else ''
+    if not self._least <= size <= self._most:
+      self._refuse(f'{size:,}')
+
+  def growing(self, size):
+    """For what has arrived so far."""
+    if size > self._most:
+      self._refuse(f'more than {size - 1:,}')
+
+  def _refuse(self, size):
     raise DownloadError(
-      f'{self._url} has {size:,} bytes, expected {about}{want:,}: another file '
+      f'{self._url} has {size} bytes, expected {self._wanted}: another file '
       f'or an error page. If it is right, fetch it yourself to {self._path}'
     )
 
@@ -161,6 +182,10 @@ def _fetch(url, path, part, check):
     whole = e.headers.get('Content-Range', '').removeprefix('bytes */')
     if e.code == 416 and start and whole == str(start):
       return start, None  # nothing was missing
+    if e.code == 416 and start:
+      # What is here is no part of that file: without its tag all is fetched.
+      _tag_file(part).unlink(missing_ok=True)
+      return _fetch(url, path, part, check)
     raise DownloadError(
       f'{url}: the server answers {e.code} {e.reason}; {_by_hand(path)}'
     ) from e
@@ -176,18 +201,42 @@ def _fetch(url, path, part, check):
     total = None if length is None else start + int(length)
     if total is not None:
       check(total)
-    _keep_tag(part, answer.headers)
-    with (
-      open(part, 'ab' if resumed else 'wb') as file,
-      _Progress(path.name, start, total) as progress,
-    ):
-      try:
-        while chunk := answer.read(_CHUNK):
+    try:
+      chunk = answer.read(_CHUNK)
+      if not start:
+        _refuse_page(url, path, chunk)
+      _keep_tag(part, answer.headers)
+      with (
+        open(part, 'ab' if resumed else 'wb') as file,
+        progress.Progress(total, 'B', name=path.name, done=start) as display,
+      ):
+        while chunk:
           file.write(chunk)
-          progress.advance(len(chunk))
-      except (ConnectionError, TimeoutError, http.client.HTTPException) as e:
-        return total, e
+          display.advance(len(chunk))
+          _stop_if_too_long(file, part, check)
+          chunk = answer.read(_CHUNK)
+    except _BROKEN as e:
+      return total, e
   return total, None
+
+
+def _refuse_page(url, path, chunk):
+  """Networks that want a login answer with their page, as if all were well."""
+  if chunk.removeprefix(b'\xef\xbb\xbf').lstrip().startswith(b'<'):
+    raise DownloadError(
+      f'{url}: the answer is a web page (does this network want you to log in '
+      f'first?); {_by_hand(path)}'
+    )
+
+
+def _stop_if_too_long(file, part, check):
+  """Does not keep what can never become the file."""
+  try:
+    check.growing(file.tell())
+  except DownloadError:
+    file.truncate(0)
+    _tag_file(part).unlink(missing_ok=True)
+    raise
 
 
 def _by_hand(path):
@@ -221,45 +270,3 @@ def _keep_tag(part, headers):
 def _tag(part):
   file = _tag_file(part)
   return file.read_text() if file.exists() else ''
-
-
-class _Progress:
-  """A bar on a terminal, a line every few seconds elsewhere; on stderr."""
-
-  def __init__(self, name, start, total):
-    self._name, self._done, self._total = name, start, total
-    self._next_line = time.monotonic() + _LINE_SECONDS
-    self._bar = None
-    if sys.stderr.isatty():
-      self._bar = tqdm.tqdm(
-        desc=name,
-        initial=start,
-        total=total,
-        unit='B',
-        unit_scale=True,
-        file=sys.stderr,
-      )
-    elif start:
-      self._print('continues at')
-
-  def advance(self, count):
-    self._done += count
-    if self._bar is not None:
-      self._bar.update(count)
-    elif time.monotonic() >= self._next_line:
-      self._next_line = time.monotonic() + _LINE_SECONDS
-      self._print('')
-
-  def _print(self, verb):
-    total = '?' if self._total is None else f'{self._total / 1e6:.1f}'
-    line = f'{self._name}: {verb} {self._done / 1e6:.1f} of {total} MB'
-    print(' '.join(line.split()), file=sys.stderr, flush=True)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *unused_exception):
-    if self._bar is not None:
-      self._bar.close()
-    else:
-      self._print('has')

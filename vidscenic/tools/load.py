@@ -13,7 +13,9 @@ weights lie on this process's first device.
 """
 
 import contextlib
+import json
 import os
+import pathlib
 import runpy
 from collections.abc import Mapping
 from typing import Any
@@ -128,6 +130,8 @@ def resolve(
       )
     config.task.factory = entry.task
     config.task.kwargs = mlc.ConfigDict(dict(entry.task_kwargs))
+  elif entry is not None and config.task.factory == entry.task:
+    config.task.kwargs = agreed(entry, config.task.kwargs)
   if not importer and config.init_from.factory != _RUN:
     importer = config.init_from.factory
   elif not importer and entry is not None:
@@ -139,6 +143,10 @@ def resolve(
       'who reads it'
     )
   config.task.kwargs = _merged(config.task.kwargs, model_options or {})
+  if entry and importer == entry.importer and not published.has_importer(entry):
+    raise ValueError(
+      f'{name_or_file!r}: there is no importer for projects/{entry.project} yet'
+    )
   # Found before a download of gigabytes, not after it.
   vc.resolve(config.task.factory, f'task of {name_or_file}')
   vc.resolve(importer, f'importer of {name_or_file}')
@@ -214,6 +222,62 @@ def read_config(text: str) -> mlc.ConfigDict:
   return vc.finalize(get_config(argument) if colon else get_config())
 
 
+def stored_config(workdir: str | os.PathLike) -> mlc.ConfigDict:
+  """The config that a run was started with, to be finalized.
+
+  Raises:
+    FileNotFoundError: not the workdir of a run.
+    ValueError: a folder of Hugging Face.
+  """
+  _refuse_hugging_face(workdir)
+  stored = vc.base_config()  # a run that is older may lack fields
+  stored.update(_tuples(workdir_lib.load_config(workdir)))
+  return stored
+
+
+def find_config(workdir: str, weights: str) -> mlc.ConfigDict:
+  """The config to predict with where none is given.
+
+  Args:
+    workdir: of a run, which has its own; or ''.
+    weights: a published name, or a file of that name.
+
+  Raises:
+    FileNotFoundError: not the workdir of a run.
+    ValueError: weights that no published config is known for.
+  """
+  if workdir:
+    return vc.finalize(stored_config(workdir))
+  entry = published.find_file(weights)
+  if is_name(weights):
+    entry = published.find(weights)
+  if entry is None or not entry.predict:
+    raise ValueError(
+      '--config is missing, such as --config=projects/tapir/configs/predict.py'
+    )
+  root = pathlib.Path(__file__).parents[2]
+  return read_config(os.fspath(root / entry.predict))
+
+
+def _refuse_hugging_face(workdir):
+  """Their folders hold a config.json, too."""
+  folder = pathlib.Path(workdir)
+  stored, config = {}, folder / 'config.json'
+  if config.is_file():
+    stored = json.loads(config.read_text())
+  files = [
+    *sorted(folder.glob('*.safetensors')),
+    *sorted(folder.glob('*model*.bin')),
+  ]
+  if 'task' not in stored and (files or 'model_type' in stored):
+    name = files[0].name if files else '*.safetensors or *.bin'
+    raise ValueError(
+      f'{folder} is a folder of Hugging Face and no run; pass the file with '
+      f"the weights: load('{folder / name}', config='file.py', "
+      "importer='package.module:load')"
+    )
+
+
 def _load_run(path, params, config, importer, model_options):
   if importer:
     raise ValueError(f'importer={importer!r} but {path!r} is no file')
@@ -221,8 +285,7 @@ def _load_run(path, params, config, importer, model_options):
     raise ValueError(
       f'{path!r} is no file, no folder and no name{published.hint(path)}'
     )
-  stored = vc.base_config()  # a run that is older may lack fields
-  stored.update(_tuples(workdir_lib.load_config(path)))
+  stored = stored_config(path)
   if config is not None:
     stored.task = _copied(config).task
   stored.task.kwargs = _merged(stored.task.kwargs, model_options)
@@ -230,6 +293,41 @@ def _load_run(path, params, config, importer, model_options):
   if params == 'ema' and not stored.ema.decay:
     raise ValueError(f"params='ema' but {path} was trained without ema.decay")
   return loaded_lib.from_workdir(vc.finalize(stored), path)
+
+
+def agreed(
+  entry: published.Weights,
+  kwargs: Mapping[str, Any],
+  path: str = 'task.kwargs',
+  wanted: Mapping[str, Any] | None = None,
+) -> mlc.ConfigDict:
+  """Arguments of a task with those of the model that published weights need.
+
+  Shapes alone do not tell all of them: causal and other convolutions are alike.
+  What is not under `model` may be chosen freely.
+
+  Args:
+    entry: the weights.
+    kwargs: arguments from a config, of the same task.
+    path: where they stand, for messages.
+    wanted: of the entry, at this depth.
+
+  Raises:
+    ValueError: an argument that has another value in the config.
+  """
+  result = vc.plain(kwargs)
+  for name, need in (entry.task_kwargs if wanted is None else wanted).items():
+    where, have = f'{path}.{name}', result.get(name, need)
+    if isinstance(need, Mapping) and isinstance(have, Mapping):
+      result[name] = agreed(entry, have, where, need)
+    elif vc.plain(have) != vc.plain(need) and path != 'task.kwargs':
+      raise ValueError(
+        f'{where}={have!r} in the config, but {entry.name} needs {need!r}'
+        + (f': use --config={entry.predict}' if entry.predict else '')
+      )
+    else:
+      result[name] = have
+  return mlc.ConfigDict(result)
 
 
 def _copied(config):

@@ -4,22 +4,23 @@ Everything is written while the video is read, so that memory does not grow with
 its length, and under names that end in `.part` until all is complete.
 """
 
-import contextlib
 import csv
 import errno
 import fractions
+import functools
 import os
 import pathlib
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vidscenic.data import soundtrack, stream, writer
+from vidscenic.train import disk_errors
 
 ARRAYS = 'results.npz'
 
@@ -28,7 +29,9 @@ _REMEDIES = {
   errno.ENOSPC: 'Free some space or choose another --output',
   errno.EDQUOT: 'Free some space or choose another --output',
   errno.EFBIG: 'Raise the limit on file sizes (ulimit -f)',
+  None: 'Choose another --output',
 }
+_writing = functools.partial(disk_errors.explained, remedies=_REMEDIES)
 
 
 class Outputs:
@@ -68,11 +71,16 @@ class Outputs:
     self._tables: dict[str, _Table] = {}
     self._parts: list[pathlib.Path] = []
     self.written: list[pathlib.Path] = []
-    with _explained(self._folder):
+    with _writing(self._folder):
       self._folder.mkdir(parents=True, exist_ok=True)
 
   def frames(
-    self, name: str, frames: np.ndarray, *, first: int | None = None
+    self,
+    name: str,
+    frames: np.ndarray,
+    *,
+    first: int | None = None,
+    sound: Callable[..., Any] | None = None,
   ) -> None:
     """Appends frames to `name`.mp4.
 
@@ -86,6 +94,8 @@ class Outputs:
         last row or column is cropped away.
       first: number of the source's frame that frames[0] belongs to; None: the
         one after the last, or frame 0. Frames may be left out.
+      sound: in place of the source's, see `soundtrack.encoded`; of the first
+        call, and ahead of the frames of all calls by at least 0.1 s.
 
     Raises:
       ValueError: wrong type or shape, or frames that the source does not have.
@@ -99,10 +109,10 @@ class Outputs:
     if not len(frames):
       return
     path = self._path(name, '.mp4')
-    with _explained(path):
+    with _writing(path):
       if name not in self._videos:
         start = 0 if first is None else first
-        self._videos[name] = _Video(self._part(path), self._video, start)
+        self._videos[name] = _Video(self._part(path), self._video, start, sound)
       self._videos[name].write(frames, first)
 
   def arrays(self, name: str, array: Any) -> None:
@@ -127,7 +137,7 @@ class Outputs:
         ' convert bfloat16 to float32 first'
       )
     path = self._path(name, '.npy')
-    with _explained(path):
+    with _writing(path):
       if name not in self._arrays:
         self._arrays[name] = _Spool(self._part(path), name, array)
       self._arrays[name].write(array)
@@ -146,7 +156,7 @@ class Outputs:
       ValueError: another header, or a row that does not fit it.
     """
     path = self._path(name, '.csv')
-    with _explained(path):
+    with _writing(path):
       if name not in self._tables:
         self._tables[name] = _Table(self._part(path), name, header)
       self._tables[name].write(header, rows)
@@ -171,19 +181,33 @@ class Outputs:
     part = path.with_name(path.name + _PART)
     if part in self._parts:
       raise ValueError(f'{path} is written already')
-    with _explained(path):
+    with _writing(path):
       Image.fromarray(image).save(self._part(path), format='PNG')
+
+  def file(self, name: str) -> pathlib.Path:
+    """Where to write a file of another kind, all at once.
+
+    Args:
+      name: of the file, with its extension: 'flow.flo'.
+
+    Raises:
+      ValueError: written already.
+    """
+    path = self._path(name, '')
+    if path.with_name(path.name + _PART) in self._parts:
+      raise ValueError(f'{path} is written already')
+    return self._part(path)
 
   def close(self) -> None:
     """Completes all files, then gives them their names."""
     for part in (*self._videos.values(), *self._tables.values()):
-      with _explained(part.path):
+      with _writing(part.path):
         part.close()
     if self._arrays:
       self._pack_arrays()
     for part in self._parts:
       path = part.with_name(part.name.removesuffix(_PART))
-      with _explained(path):
+      with _writing(path):
         part.replace(path)
       self.written.append(path)
     self._parts = []
@@ -227,7 +251,7 @@ class Outputs:
     """Moves the spooled arrays into one file."""
     path = self._folder / ARRAYS
     with (
-      _explained(path),
+      _writing(path),
       zipfile.ZipFile(self._part(path), 'w') as archive,
     ):
       for name, spool in self._arrays.items():
@@ -262,12 +286,12 @@ def check_folder(folder: str | os.PathLike, *, overwrite: bool) -> None:
 class _Video:
   """An mp4 file that is growing."""
 
-  def __init__(self, path, video, first):
+  def __init__(self, path, video, first, sound):
     self.path = path
     self._video = video
     self._first, self._next = first, max(first, 0)
-    sound = None
-    if video.has_audio and 0 <= first < video.num_frames:
+    own = sound is not None
+    if not own and video.has_audio and 0 <= first < video.num_frames:
       since = float(video.times[first])
       sound = soundtrack.copied(
         video.path,
@@ -379,16 +403,3 @@ class _Table:
 
   def abandon(self):
     self._file.close()
-
-
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-  """Says which file could not be written, and what to do about it."""
-  try:
-    yield
-  except OSError as error:
-    remedy = _REMEDIES.get(error.errno, 'Choose another --output')
-    reason = error.strerror or error
-    message = f'cannot write {path}: {reason}. {remedy}.'
-    arguments = (message,) if error.errno is None else (error.errno, message)
-    raise OSError(*arguments) from error

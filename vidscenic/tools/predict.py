@@ -9,23 +9,24 @@ A project plugs in one function, named by `config.predict.factory`:
 
 It is plain code: it goes through the video as often as it likes, keeps what it
 carries from chunk to chunk, and writes its results as they come. See
-`loaded.Loaded`, `stream.VideoStream` and `outputs.Outputs` for the three.
+`loaded.Loaded`, `stream.VideoStream` and `outputs.Outputs` for the three. A
+function with an attribute `open_text`, called with a path, gets what that
+returns for files that end in .txt.
 """
 
+import contextlib
 import glob
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import tqdm
 from absl import logging
 
 from vidscenic import config as vc
 from vidscenic.data import containers, stream
-from vidscenic.tools import outputs
+from vidscenic.tools import outputs, progress
 
 
 class UsageError(ValueError):
@@ -34,9 +35,6 @@ class UsageError(ValueError):
 
 # What a user can put right; anything else is a mistake in some code.
 ERRORS = (UsageError, containers.VideoError, OSError)
-
-# Seconds between lines of progress where there is no terminal.
-_LINE_S = 10.0
 
 
 def predict(
@@ -56,12 +54,13 @@ def predict(
   loaded or a file is written.
 
   Args:
-    config: a finalized config.
+    config: a finalized config; None: that of the run or the published weights.
     workdir: of the run whose checkpoint is used.
     inputs: video files, folders of pictures, patterns with * or ?, separated by
       commas.
     output: folder; results go to a subfolder of it for each video.
-    weights: published name or file, in place of a workdir.
+    weights: published name or file, in place of a workdir; without either,
+      what `config.init_from` names.
     step: the checkpoint of this step, not the newest.
     overwrite: replace results.
     fps: frames per second of folders of pictures.
@@ -72,6 +71,8 @@ def predict(
   Raises:
     UsageError, VideoError, OSError: one line that says what to change.
   """
+  if not workdir and not weights and config is not None:
+    weights = config.init_from.path
   if bool(workdir) == bool(weights):
     raise UsageError(
       'predict needs weights: pass either --workdir=FOLDER of a run or '
@@ -79,12 +80,15 @@ def predict(
     )
   if weights and step is not None:
     raise UsageError('--step chooses a checkpoint of --workdir: leave it out')
+  if config is None:
+    config = _find_config(workdir, weights)
   if not config.predict.factory:
     raise UsageError(
       'config.predict.factory is empty: this experiment does not say how to '
       "predict; want 'package.module:function'"
     )
-  videos = _open_videos(inputs, output, fps, overwrite)
+  factory = config.predict.factory
+  videos = _open_videos(inputs, output, fps, overwrite, factory)
   try:
     function = vc.prepare(
       config.predict.factory,
@@ -109,6 +113,15 @@ def predict(
   return written
 
 
+def _find_config(workdir, weights):
+  from vidscenic.tools import load
+
+  try:
+    return load.find_config(workdir, weights)
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
 def predict_video(
   function: Callable[..., None],
   model: Any,
@@ -131,7 +144,7 @@ def predict_video(
   """
   start = time.monotonic()
   with (
-    Progress(video),
+    _show_progress(video),
     outputs.Outputs(folder, video, overwrite=overwrite) as out,
   ):
     function(model, video, out)
@@ -145,7 +158,30 @@ def predict_video(
   return out.written
 
 
-def _open_videos(inputs, output, fps, overwrite):
+@contextlib.contextmanager
+def _show_progress(video):
+  """Shows how far each pass over the video is."""
+  before, display = video.progress, None
+
+  def show(done, total):
+    nonlocal display
+    if done:
+      display.advance(done - display.done)
+      return
+    if display is not None:  # of the pass before
+      display.close()
+    display = progress.Progress(total, 'frames', name=video.name)
+
+  video.progress = show
+  try:
+    yield
+  finally:
+    video.progress = before
+    if display is not None:
+      display.close()
+
+
+def _open_videos(inputs, output, fps, overwrite, factory):
   """{folder of results: video}."""
   if not output:
     raise UsageError('--output is missing, such as --output=predictions')
@@ -154,7 +190,7 @@ def _open_videos(inputs, output, fps, overwrite):
   videos = {}
   for path in _paths(inputs):
     try:
-      video = stream.VideoStream(path, fps=fps)
+      video = _open(path, fps, factory)
     except containers.VideoError as error:
       raise UsageError(
         f'--input: {error}; want a video file or a folder of pictures'
@@ -170,6 +206,16 @@ def _open_videos(inputs, output, fps, overwrite):
   return videos
 
 
+def _open(path, fps, factory):
+  """A video, or a text file if the prediction function reads such."""
+  if path.lower().endswith('.txt'):
+    # Resolved here alone: it may import jax, and refusals should be fast.
+    function = vc.resolve(factory, 'predict.factory')
+    if hasattr(function, 'open_text'):
+      return function.open_text(path)
+  return stream.VideoStream(path, fps=fps)
+
+
 def _paths(inputs):
   if not inputs:
     raise UsageError('--input is missing, such as --input=clip.mp4')
@@ -183,64 +229,3 @@ def _paths(inputs):
       raise UsageError(f'--input={part}: no such file or folder')
     paths += found
   return paths
-
-
-class Progress:
-  """Shows how far a video is: a bar on a terminal, log lines elsewhere.
-
-  Every pass over the video starts it again.
-
-  Args:
-    video: the stream to watch.
-    is_tty: whether to draw a bar; None asks stderr.
-    clock: seconds, for tests.
-  """
-
-  def __init__(
-    self,
-    video: stream.VideoStream,
-    is_tty: bool | None = None,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    self._name = video.name
-    self._clock = clock
-    self._is_tty = sys.stderr.isatty() if is_tty is None else is_tty
-    self._bar = None
-    self._shown = 0.0
-    self._start = 0.0
-    video.progress = self
-
-  def __call__(self, done: int, total: int) -> None:
-    """Takes (frames done, frames of this pass)."""
-    now = self._clock()
-    if not done:
-      self._start = self._shown = now
-      self.close()
-      if self._is_tty:
-        self._bar = tqdm.tqdm(
-          total=total, desc=self._name, unit='frame', dynamic_ncols=True
-        )
-    elif self._bar is not None:
-      self._bar.update(done - self._bar.n)
-    elif now - self._shown >= _LINE_S or done == total:
-      self._shown = now
-      logging.info(
-        '%s: %d/%d frames, %.1f frames/s',
-        self._name,
-        done,
-        total,
-        done / max(now - self._start, 1e-6),
-      )
-
-  def close(self) -> None:
-    """Leaves the bar as it is."""
-    if self._bar is not None:
-      self._bar.close()
-      self._bar = None
-
-  def __enter__(self) -> 'Progress':
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    self.close()

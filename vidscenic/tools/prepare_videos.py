@@ -36,7 +36,7 @@ from vidscenic.data import (
   video_index,
   video_lists,
 )
-from vidscenic.tools import preparation, workers
+from vidscenic.tools import preparation, progress, workers
 
 FAILED = 'failed.txt'
 ARRAY_RECORD = 'array_record'
@@ -134,17 +134,19 @@ def prepare(
     todo = [v for v in by_path.values() if not journal.has(v.path, v.source)]
     jobs = [(v.source, v.path, output, settings) for v in todo]
     failed = {}
-    progress = workers.Progress(
-      len(by_path), 'videos', done=len(by_path) - len(jobs)
-    )
-    with progress:
+    with progress.Progress(
+      len(by_path), 'videos', done=len(by_path) - len(jobs), every=30.0
+    ) as display:
       results = workers.run(_prepare, jobs, num_processes=num_processes)
       for (source, path, _, _), result in results:
         if isinstance(result, dict):
           journal.add(path, source, result)
         else:
           failed[source] = str(result)
-        progress.add(f'{len(failed)} failed' if failed else '')
+        display.advance(note=f'{len(failed)} failed' if failed else '')
+    for source, path, _, _ in jobs:
+      if not journal.has(path, source):
+        failed.setdefault(source, 'no process answered; try again')
     lines = [f'{source}\t{reason}\n' for source, reason in failed.items()]
     preparation.write(os.path.join(output, FAILED), lines)
     rows = [

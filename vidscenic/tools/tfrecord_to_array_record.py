@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from vidscenic.data import array_records
 from vidscenic.data.datasets import tables
-from vidscenic.tools import preparation, workers
+from vidscenic.tools import preparation, progress, workers
 
 
 class Shard(NamedTuple):
@@ -60,7 +60,7 @@ def convert(
     FileNotFoundError: no dataset_info.json, or shards are missing.
     ValueError: a file is damaged (names file and byte) or has another number of
       records than dataset_info.json says; or `target` is another data set.
-    OSError: `target` cannot be written.
+    OSError: `target` cannot be written, or a process died.
   """
   if os.path.realpath(source) == os.path.realpath(target):
     raise ValueError(f'--output={target} is --input: name another folder')
@@ -75,13 +75,21 @@ def convert(
   os.makedirs(target, exist_ok=True)
   todo = [shard for shard in shards if not os.path.isfile(shard.target)]
   done = len(shards) - len(todo)
-  with workers.Progress(len(shards), 'shards', done) as progress:
+  with progress.Progress(
+    len(shards), 'shards', done=done, every=30.0
+  ) as display:
     for shard, result in workers.run(
       convert_shard, todo, num_processes=num_processes
     ):
       if isinstance(result, workers.Died):
         raise OSError(f'{shard.source}: {result}')
-      progress.add()
+      display.advance()
+  missing = [s.target for s in shards if not os.path.isfile(s.target)]
+  if missing:
+    raise OSError(
+      f'{len(missing)} of {len(shards)} files were not written: '
+      f'{", ".join(missing[:3])}; the same command goes on from here'
+    )
   copied = {os.path.basename(shard.source) for shard in shards}
   copied.add(array_records.DATASET_INFO)
   for entry in os.scandir(source):

@@ -105,17 +105,20 @@ def _list(args):
   cache = _cache(args)
   width = max(len(entry.name) for entry in published.WEIGHTS)
   for e in published.WEIGHTS:
-    here = 'downloaded' if (cache / e.file).exists() else ''
+    remarks = ['downloaded'] if (cache / e.file).exists() else []
+    if not published.has_importer(e):
+      remarks.append(published.NO_IMPORTER)
     size = published.size_text(e.size)
     count = '?' if e.parameters is None else f'{e.parameters / 1e6:.1f}M'
     columns = f'{e.name:{width}} {e.project:10} {size:>7} {count:>8}'
-    print(f'{columns}  arXiv {e.paper}  {here}'.rstrip())
+    print(f'{columns}  arXiv {e.paper}  {", ".join(remarks)}'.rstrip())
 
 
 def _info(args):
   entry = published.find(args.name)
   path = _cache(args) / entry.file
   missing = 'not downloaded, would be'
+  ready = published.has_importer(entry)
   count = '?' if entry.parameters is None else f'{entry.parameters:,}'
   facts = {
     'project': f'projects/{entry.project}',
@@ -125,11 +128,14 @@ def _info(args):
     'file': path if path.exists() else f'{missing} {path}',
     'size': published.size_text(entry.size),
     'parameters': count,
-    'importer': entry.importer,
+    'importer': entry.importer if ready else published.NO_IMPORTER,
     'task': f'{entry.task} {dict(entry.task_kwargs)}',
     'notes': entry.notes,
-    'use': f'from vidscenic.tools.load import load; load({entry.name!r})',
   }
+  if ready:
+    facts['use'] = (
+      f'from vidscenic.tools.load import load; load({entry.name!r})'
+    )
   print(entry.name)
   for name, value in facts.items():
     print(f'  {name:10} {value}')

@@ -7,7 +7,6 @@ shardings from the run that reads it.
 """
 
 import contextlib
-import errno
 import logging as std_logging
 import math
 import os
@@ -21,7 +20,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from vidscenic.train import distributed, paths
+from vidscenic.train import disk_errors, distributed, paths
 from vidscenic.train import state as state_lib
 
 FOLDER = 'checkpoints'
@@ -251,15 +250,13 @@ class Checkpoints:
     try:
       yield
     except Exception as e:
-      text = f'cannot {action} in {self._workdir / FOLDER}: {_brief(e)}'
-      if not _is_write_error(e):
+      if not disk_errors.is_disk_error(e):
         raise
-      remedy = 'older checkpoints are kept'
-      if _is_full(e):
-        remedy += '; free some space and start the same command again'
+      text = f'cannot {action} in {self._workdir / FOLDER}: {_brief(e)}'
+      remedy = disk_errors.remedy(e)
       # Not `from e`: Orbax hands it through six threads, and two hundred lines
       # of their traces would hide this one.
-      raise OSError(f'{text}; {remedy}') from None
+      raise OSError(f'{text}; older checkpoints are kept. {remedy}.') from None
 
   def close(self) -> None:
     """Waits for background writes and closes."""
@@ -339,21 +336,6 @@ def check_leaves(wanted, stored, where):
       raise ValueError(
         f'{where}: {name} is {have.dtype}, this config wants {want.dtype}'
       )
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _is_write_error(error):
-  # tensorstore's errors are ValueErrors whose text holds the system's number.
-  return isinstance(error, OSError) or 'os_error_code' in str(error)
-
-
-def _is_full(error):
-  codes = [f"os_error_code='{code}'" for code in _FULL]
-  return getattr(error, 'errno', None) in _FULL or any(
-    code in str(error) for code in codes
-  )
 
 
 def _not_orbax_chatter(record):

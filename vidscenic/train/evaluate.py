@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 
 from vidscenic.train import checkpoints as checkpoints_lib
-from vidscenic.train import distributed, loop, report
+from vidscenic.train import distributed, evaluator_runs, report
 from vidscenic.train import run as run_lib
 from vidscenic.train import workdir as workdir_lib
 
@@ -62,14 +62,14 @@ def evaluate(
       if state is not None:
         first, last = last < 0, int(state.step)
         for name, evaluator in evaluators.items():
-          scalars, media = loop.run_evaluator(
+          scalars, media = evaluator_runs.run(
             name,
             evaluator,
             run.state_to_evaluate(state, config.evals[name].params),
             last,
             first=first,
           )
-          loop.write_evaluation(report_, last, name, scalars, media)
+          evaluator_runs.write(report_, last, name, scalars, media)
           figures.update({f'{name}/{k}': v for k, v in scalars.items()})
       elif last < 0 and not follow:
         raise FileNotFoundError(f'{path} holds no checkpoint yet')

@@ -9,7 +9,6 @@ saves.
 """
 
 import contextlib
-import time
 from typing import Any
 
 import jax
@@ -18,7 +17,16 @@ from etils import epath
 
 from vidscenic.data import device, pipeline
 from vidscenic.train import checkpoints as checkpoints_lib
-from vidscenic.train import distributed, guard, inspect, phases, report
+from vidscenic.train import (
+  distributed,
+  evaluator_runs,
+  guard,
+  inspect,
+  interval_clock,
+  phases,
+  profile_window,
+  report,
+)
 from vidscenic.train import progress as progress_lib
 from vidscenic.train import run as run_lib
 from vidscenic.train import workdir as workdir_lib
@@ -100,11 +108,14 @@ class _Loop:
     self.preemption = distributed.Preemption()
     stack.callback(self.preemption.close)
     stack.callback(self.close_batches)
+    self.profile = profile_window.ProfileWindow(
+      config.profile.start, config.profile.steps, path / 'profile'
+    )
     stack.callback(self.stop_profile)
     self.guard = guard.Guard(config.guard)
     self.meter = report.Meter()
+    self.last_steps = None  # {phase: its last step}
     self.batches = None
-    self.profiling = False
     self.pending = []
     self.metrics, self.metrics_step = {}, -1
     self.bad_steps = 0.0
@@ -118,6 +129,9 @@ class _Loop:
       if error is None:
         raise
       logging.error('%s', e)  # what ended the run is worth more
+
+  def stop_profile(self):
+    self.profile.stop(self.state)
 
   def close_batches(self):
     if self.batches is not None:
@@ -160,6 +174,17 @@ class _Loop:
     end = min(step + self.config.compile_ahead_steps, self.config.steps)
     for s in range(step, max(end, step + 1)):
       self.steps.prepare(self.run.task.phase(s))
+
+  def forget_past_phases(self):
+    """Frees the programs of phases that no step ahead is in.
+
+    A phase may come back, so the rest of the run decides. After a rollback past
+    the beginning of a phase the one before is compiled again.
+    """
+    if self.last_steps is None:
+      phase = self.run.task.phase
+      self.last_steps = {phase(s): s for s in range(self.config.steps)}
+    self.steps.keep(p for p, s in self.last_steps.items() if s >= self.step)
 
   def take_over(self, state, meta):
     self.state = state
@@ -228,7 +253,7 @@ class _Loop:
       config.steps, self.step, enabled=jax.process_index() == 0
     )
     batches = device.prefetch(self.batches, self.place)
-    clock = _Clock()
+    clock = interval_clock.IntervalClock()
     phase, compiled = None, None
     ahead = config.compile_ahead_steps
     try:
@@ -239,10 +264,11 @@ class _Loop:
           with clock.paused():
             if phase != before:
               self.state = self.run.change_phase(self.state, before, phase)
+              self.forget_past_phases()
             compiled = self.steps.get(phase)
         later = min(self.step + ahead, config.steps - 1)
         self.steps.prepare(task.phase(later))
-        self.profile()
+        self.profile.at(self.step, self.state)
         with clock.waiting():
           batch = next(batches)
         self.state, metrics = compiled.run(self.state, batch)
@@ -255,7 +281,7 @@ class _Loop:
         if due(self.step, config.log.every_steps, config.steps):
           if self.log(clock, compiled.flops, progress):
             return 'rollback'
-          clock = _Clock()
+          clock = interval_clock.IntervalClock()
         if self.leave_or_go_on(clock):
           return 'preempted'
       return 'done'
@@ -333,7 +359,7 @@ class _Loop:
   def evaluate(self, name):
     spec = self.config.evals[name]
     before = self.compiles.count
-    scalars, media = run_evaluator(
+    scalars, media = evaluator_runs.run(
       name,
       self.evaluators[name],
       self.run.state_to_evaluate(self.state, spec.params),
@@ -342,7 +368,7 @@ class _Loop:
     )
     # Its first run compiles, and so does the first of a phase.
     self.compiled_before += self.compiles.count - before
-    write_evaluation(self.report, self.step, name, scalars, media)
+    evaluator_runs.write(self.report, self.step, name, scalars, media)
     self.metrics[f'{name}/'] = self.step
     self.metrics.update({f'{name}/{k}': v for k, v in scalars.items()})
 
@@ -372,71 +398,3 @@ class _Loop:
     }
     self.checkpoints.save(self.state, meta, self.best_metrics())
     self.report.mirror()
-
-  def profile(self):
-    """Starts and stops the profiler's window, also after a resume."""
-    start, steps = self.config.profile.start, self.config.profile.steps
-    inside = start <= self.step < start + steps
-    if inside and not self.profiling:
-      jax.profiler.start_trace(str(self.path / 'profile'))
-      self.profiling = True
-    elif not inside:
-      self.stop_profile()
-
-  def stop_profile(self):
-    if self.profiling:
-      self.profiling = False
-      jax.block_until_ready(self.state.step)
-      jax.profiler.stop_trace()
-      logging.info('profile in %s', self.path / 'profile')
-
-
-def run_evaluator(name, evaluator, state, step, *, first):
-  """Runs one evaluator and logs its figures, with the protocol at first."""
-  if first:
-    logging.info('%s: %s', name, evaluator.protocol())
-  start = time.perf_counter()
-  with jax.set_mesh(evaluator.mesh):
-    scalars, media = evaluator.run(state, step)
-  figures = '  '.join(f'{k} {v:.5g}' for k, v in scalars.items())
-  if media:
-    figures = f'{figures}  wrote {", ".join(media)}'.strip()
-  logging.info(
-    'step %d  %s: %s  (%.1f s)',
-    step,
-    name,
-    figures,
-    time.perf_counter() - start,
-  )
-  return scalars, media
-
-
-def write_evaluation(report_, step, name, scalars, media):
-  """Hands figures and pictures of an evaluator to the writers."""
-  report_.scalars(step, name, scalars)
-  report_.media(step, name, media)
-
-
-class _Clock:
-  """Times a log interval, without evaluations, checkpoints and compiling."""
-
-  def __init__(self):
-    self._start = time.perf_counter()
-    self._away = 0.0
-    self.waited = 0.0
-    self.steps = 0
-
-  def seconds(self):
-    return max(time.perf_counter() - self._start - self._away, 1e-9)
-
-  @contextlib.contextmanager
-  def paused(self):
-    start = time.perf_counter()
-    yield
-    self._away += time.perf_counter() - start
-
-  @contextlib.contextmanager
-  def waiting(self):
-    start = time.perf_counter()
-    yield
-    self.waited += time.perf_counter() - start

@@ -88,7 +88,9 @@ def make_optimizer(
     ValueError: names the field, the value and what is allowed; also for
       expressions in `frozen`, `never_trained` and `lr_mult` that match nothing.
   """
-  config = _complete(config_optim)
+  config = config_checks.completed(
+    config_optim, config_lib.base_config().optim, 'optim'
+  )
   _validate(config)
   lr = _scaled(config, 'lr', 'schedule', total_steps)
   weight_decay = _scaled(
@@ -203,7 +205,9 @@ def describe(
   Raises:
     ValueError: as `make_optimizer`.
   """
-  config = _complete(config_optim)
+  config = config_checks.completed(
+    config_optim, config_lib.base_config().optim, 'optim'
+  )
   _validate(config)
   leaves = paths.named_leaves(params_shapes)
   fixed = [
@@ -334,15 +338,6 @@ def _scaled(config, field, schedule, total_steps) -> schedules.Schedule:
     if name in spec and np.any(np.asarray(spec[name]) < 0):
       raise ValueError(f'{where}.{name}={spec[name]!r}: must not be negative')
   return lambda count: base * fn(count)
-
-
-def _complete(config_optim) -> dict[str, Any]:
-  defaults = dict(config_lib.base_config().optim.items())
-  given = dict(config_optim.items())
-  for field in given:
-    if field not in defaults:
-      raise ValueError(config_checks.unknown(f'optim.{field}', field, defaults))
-  return {**defaults, **given}
 
 
 def _validate(config) -> None:

@@ -1,6 +1,6 @@
 """One compiled step per phase, the next one compiled ahead of time."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent import futures
 from typing import Any
 
@@ -11,7 +11,8 @@ class PhaseSteps:
   """Compiles the step of each phase once, on request or in the background.
 
   A phase is static, so only a new program can skip the work of frozen layers;
-  compiling it while the old phase still trains hides the wait.
+  compiling it while the old phase still trains hides the wait. Programs take
+  memory, on devices too: `keep` lets go of those that lie in the past.
   """
 
   def __init__(self, build: Callable[[Hashable], Any]):
@@ -31,6 +32,14 @@ class PhaseSteps:
     """Returns the compiled step, waiting for it if need be."""
     self.prepare(phase)
     return self._steps[phase].result()
+
+  def keep(self, phases: Iterable[Hashable]) -> None:
+    """Forgets all other phases, and so frees their programs.
+
+    A forgotten phase is compiled again if it is asked for.
+    """
+    for phase in self._steps.keys() - set(phases):
+      self._reported -= self._steps.pop(phase).done()
 
   def active(self) -> bool:
     """Whether a compilation is under way, or has ended since last asked."""

@@ -46,7 +46,7 @@ class Progress:
     self._bar = None
     self._handlers = []
     if is_tty is None:
-      is_tty = _is_terminal()
+      is_tty = is_terminal()
     if enabled and is_tty:
       self._bar = tqdm.tqdm(
         total=total_steps,
@@ -132,8 +132,11 @@ class Progress:
       self._handlers.append(handler)
 
 
-def _is_terminal() -> bool:
-  """False too for terminals without a size, as some containers have them."""
+def is_terminal() -> bool:
+  """Whether stderr is a terminal that a bar fits on.
+
+  Some containers have terminals without a size: these are none.
+  """
   if not sys.stderr.isatty():
     return False
   return os.get_terminal_size(sys.stderr.fileno()).columns > 0

@@ -11,8 +11,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from vidscenic.train import disk_errors, writers
 from vidscenic.train import media as media_lib
-from vidscenic.train import writers
 
 _METRICS = 'metrics.jsonl'
 
@@ -226,7 +226,7 @@ class Report:
   def _staging_folder(self) -> pathlib.Path:
     """A local folder with the rows that the workdir already has."""
     local = pathlib.Path(tempfile.mkdtemp(prefix='vidscenic-report-'))
-    with writers.explained(self._workdir):
+    with disk_errors.explained(self._workdir):
       self._workdir.mkdir(parents=True, exist_ok=True)
       if (self._workdir / _METRICS).exists():
         rows = (self._workdir / _METRICS).read_bytes()
@@ -240,7 +240,7 @@ class Report:
     for path in sorted(self._local.rglob('*')):
       if path.is_file():
         target = self._workdir / path.relative_to(self._local).as_posix()
-        with writers.explained(target):
+        with disk_errors.explained(target):
           target.parent.mkdir(parents=True, exist_ok=True)
           target.write_bytes(path.read_bytes())
         if path.name != _METRICS:

@@ -155,7 +155,7 @@ class Run:
     shardings = jax.tree.map(lambda s: s.sharding, shapes)
     with jax.set_mesh(self.mesh):
       fresh = jax.jit(init, out_shardings=shardings)()
-    return tuple(map(_overlay, fresh, loaded))
+    return tuple(map(_over, fresh, loaded))
 
   def _state_of(self, params, model_state):
     trained, _ = optim.split_params(params, self.optimizer.never_trained)
@@ -264,7 +264,8 @@ class Run:
     """
     if state.ema_params is None:
       return state
-    average = _overlay(state.params, state.ema_params)
+    _, fixed = optim.split_params(state.params, self.optimizer.never_trained)
+    average = optim.merge_params(state.ema_params, fixed)
     state = state._replace(ema_params=average)
     return state if params == 'params' else state._replace(params=average)
 
@@ -309,9 +310,9 @@ def _underlay(shapes, loaded):
   }
 
 
-def _overlay(params, loaded):
-  result = dict(params)
-  for name, value in loaded.items():
-    inner = isinstance(value, dict)
-    result[name] = _overlay(params[name], value) if inner else value
-  return result
+def _over(fresh, loaded):
+  """What was loaded, and the rest fresh."""
+  names = set(paths.dict_names(loaded))
+  return optim.merge_params(
+    loaded, paths.prune(fresh, lambda name: name not in names)
+  )

@@ -32,8 +32,6 @@ import optax
 from vidscenic import config as config_lib
 from vidscenic import config_checks
 
-NAMES = config_checks.SCHEDULES
-
 Schedule = Callable[[Any], jax.Array]
 
 
@@ -71,7 +69,7 @@ def make_schedule(
     ValueError: an unknown field, or values that contradict each other; names
       `where.field`, the value found and what is allowed.
   """
-  spec = _complete(spec, where)
+  spec = config_checks.completed(spec, config_lib.schedule_spec(), where)
   config_checks.check_schedule(spec, where, total_steps)
   parts = _parts(spec, total_steps)
   starts = [start for start, _ in parts]
@@ -146,14 +144,3 @@ def _rsqrt(value, end, timescale):
     return jnp.maximum(value * jnp.sqrt(timescale / (timescale + count)), end)
 
   return schedule
-
-
-def _complete(spec, where) -> dict[str, Any]:
-  """The description with defaults for absent fields."""
-  defaults = dict(config_lib.schedule_spec().items())
-  given = dict(spec.items())
-  for field, value in given.items():
-    if field not in defaults:
-      what = f'{where}.{field}={value!r}'
-      raise ValueError(config_checks.unknown(what, field, defaults))
-  return {**defaults, **given}

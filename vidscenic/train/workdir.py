@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 from vidscenic import config as vc
-from vidscenic.train import checkpoints, distributed, writers
+from vidscenic.train import checkpoints, disk_errors, distributed
 
 # Changing these in a restart makes another experiment of it ...
 _IDENTITY = re.compile(r'^(task|data|seed|batch_size|init_from)(\.|$)')
@@ -45,7 +45,7 @@ def prepare(
     nothing_yet = not _has_checkpoint(path)
     _compare(old, resolved, path, allow_config_change or nothing_yet)
   if jax.process_index() == 0:
-    with writers.explained(path):
+    with disk_errors.explained(path):
       path.mkdir(parents=True, exist_ok=True)
       part = path / 'config.json.part'
       part.write_text(json.dumps(resolved, indent=2, sort_keys=True) + '\n')
@@ -113,7 +113,7 @@ def mark_finished(workdir: epath.PathLike, steps: int) -> None:
   distributed.barrier('finished')
   if jax.process_index() == 0:
     path = checkpoints.full_path(workdir) / 'DONE'
-    with writers.explained(path):
+    with disk_errors.explained(path):
       part = path.with_name('DONE.part')
       part.write_text(f'{steps}\n')
       part.replace(path)

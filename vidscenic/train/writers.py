@@ -9,8 +9,6 @@ All writers take values as {name: value} under a prefix; a tag is prefix/name.
 They write to local paths only; `report.Report` mirrors them to a bucket.
 """
 
-import contextlib
-import errno
 import json
 import math
 import os
@@ -18,7 +16,7 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,42 +30,7 @@ from tensorboard.compat.proto import (
 )
 from tensorboard.summary.writer import record_writer
 
-from vidscenic.train import media
-
-_FULL = (
-  'Free some space and start the same command again: the run goes on from its '
-  'last checkpoint'
-)
-_FORBIDDEN = 'Choose a --workdir that this user may write to'
-_IN_THE_WAY = 'Move what is in the way or choose another --workdir'
-_REMEDIES = {
-  errno.ENOSPC: _FULL,
-  errno.EDQUOT: _FULL,
-  errno.EFBIG: 'Raise the limit on file sizes (ulimit -f)',
-  errno.EACCES: _FORBIDDEN,
-  errno.EPERM: _FORBIDDEN,
-  errno.EROFS: _FORBIDDEN,
-  errno.EEXIST: _IN_THE_WAY,
-  errno.EISDIR: _IN_THE_WAY,
-  errno.ENOTDIR: _IN_THE_WAY,
-}
-
-
-@contextlib.contextmanager
-def explained(path: str | os.PathLike) -> Iterator[None]:
-  """Re-raises an OSError with the path and what to do about it.
-
-  Raises:
-    OSError: of the same errno (so a PermissionError stays one).
-  """
-  try:
-    yield
-  except OSError as error:
-    remedy = _REMEDIES.get(error.errno, 'Check --workdir')
-    reason = error.strerror or error
-    message = f'cannot write {os.fspath(path)}: {reason}. {remedy}.'
-    arguments = (message,) if error.errno is None else (error.errno, message)
-    raise OSError(*arguments) from error
+from vidscenic.train import disk_errors, media
 
 
 def number(tag: str, value: Any) -> int | float:
@@ -94,7 +57,6 @@ class TensorBoardWriter:
 
   Args:
     logdir: local folder, created if needed.
-
 
   Raises:
     OSError: with the path and a remedy, from any method.
@@ -158,21 +120,21 @@ class TensorBoardWriter:
   def flush(self) -> None:
     """Hands everything written so far to the operating system."""
     if self._records is not None:
-      with explained(self._path):
+      with disk_errors.explained(self._path):
         self._records.flush()
 
   def close(self) -> None:
     """Completes the current file; a later write starts another one."""
     if self._records is not None:
       records, self._records = self._records, None
-      with explained(self._path):
+      with disk_errors.explained(self._path):
         records.close()
 
   def _write(self, event: event_pb2.Event) -> None:
     event.wall_time = time.time()
     if self._records is None:
       self._open()
-    with explained(self._path):
+    with disk_errors.explained(self._path):
       self._records.write(event.SerializeToString())
 
   def _open(self) -> None:
@@ -183,7 +145,7 @@ class TensorBoardWriter:
     name = f'events.out.tfevents.{now:017.6f}.{host}.{os.getpid()}'
     self._path = self._logdir / name
     version = event_pb2.Event(wall_time=now, file_version='brain.Event:2')
-    with explained(self._path):
+    with disk_errors.explained(self._path):
       self._logdir.mkdir(parents=True, exist_ok=True)
       self._records = record_writer.RecordWriter(self._path.open('xb'))
       self._records.write(version.SerializeToString())
@@ -212,7 +174,7 @@ class JsonlWriter:
   def rewind(self, step: float) -> None:
     """Removes rows beyond `step`, and lines that are not rows, atomically."""
     self.close()
-    with explained(self._path):
+    with disk_errors.explained(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       if self._path.exists():
         _keep_rows(self._path, step)
@@ -229,7 +191,7 @@ class JsonlWriter:
       tag = tag_of(prefix, name)
       row[tag] = _json_number(number(tag, value))
     line = json.dumps(row, allow_nan=False) + '\n'
-    with explained(self._path):
+    with disk_errors.explained(self._path):
       self._file.write(line.encode('utf-8'))
       self._file.flush()
 
@@ -237,7 +199,7 @@ class JsonlWriter:
     """Closes the file."""
     if self._file is not None:
       file, self._file = self._file, None
-      with explained(self._path):
+      with disk_errors.explained(self._path):
         file.close()
 
 
@@ -302,7 +264,7 @@ class MediaWriter:
       stem = re.sub(r'[^\w.=+-]+', '_', tag_of(prefix, name))
       # Padded, so that listings and globs come in the order of the steps.
       path = self._folder / f'{stem}_{step:08d}{picture.suffix}'
-      with explained(path):
+      with disk_errors.explained(path):
         self._folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture.data)
       paths.append(path)

@@ -9,9 +9,10 @@ published size at 256x256 pixels, here with videos to watch the figures on:
 
   --config=projects/rvm/configs/video_folder.py:size=S,heldout=OTHER_VIDEOS
 
-Videos need 52 frames: 4 sources and a gap of up to 48. Shorter ones are left
-out, unless --config.data.train.transform_kwargs.gaps="(4,20)" or so. Figures
-are those of synthetic_tiny.py; what to expect depends on the videos.
+Videos need 28 frames, 4 sources and a gap of up to 24, or 52 for the gaps of
+the published sizes, up to 48; --config.data.train.transform_kwargs.gaps="(4,9)"
+takes shorter ones. Figures are those of synthetic_tiny.py; what to expect
+depends on the videos.
 """
 
 import ml_collections as mlc
@@ -61,7 +62,9 @@ def get_config(arg=''):
     }
   )
   config.predict.factory = 'projects.rvm.predict:describe'
-  config.predict.kwargs = mlc.ConfigDict({'short_side': 2 * pixels[0]})
+  config.predict.kwargs = mlc.ConfigDict(
+    {'short_side': 2 * pixels[0], 'gaps': (4, 48 if arg.size else 24)}
+  )
   config.data.train = _clips('', pixels, train=True)
   config.optim.lr = 3e-4 if arg.size else 1e-3
   config.optim.b2 = 0.95
@@ -95,6 +98,7 @@ def get_config(arg=''):
 
 
 def _clips(path, pixels, *, train):
+  longest = 48 if pixels == (256, 256) else 24
   return vc.data_spec(
     source='vidscenic.data.sources:VideoFolder',
     source_kwargs={'path': path, 'split': '', 'labels': 'none'},
@@ -102,7 +106,7 @@ def _clips(path, pixels, *, train):
     transform_kwargs={
       'num_sources': 4,
       'num_targets': 4,
-      'gaps': (4, 48),
+      'gaps': (4, longest),
       'size': pixels,
       'train': train,  # random place, size and flip; else the middle
     },

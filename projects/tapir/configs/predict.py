@@ -4,14 +4,14 @@ r"""Tracks points through one's own video.
     --input=clip.mp4 --output=tracks
 
 Without further words the small causal model that comes with this project is
-used. Others by name (downloaded once) or file:
+used. Published weights go by their name (downloaded once):
 
   --config=projects/tapir/configs/predict.py:weights=bootstapir
-  --config=projects/tapir/configs/predict.py:weights=own.npy,causal=1,temperature=20
 
-Files that say neither by their name nor by themselves whether they are causal
-and at which temperature they were trained need both. What can be chosen, with
-the defaults below, is explained at `projects.tapir.predict.track`:
+Files do as well, weights=FILE; those that say neither by their name nor by
+themselves whether they are causal and at which temperature they were trained
+also need both, as in weights=FILE,causal=1,temperature=20. What can be chosen
+is explained at `projects.tapir.predict.track`, for example
 
   --config.predict.kwargs.points_from=points.csv     (or grid, random, mask.png)
   --config.predict.kwargs.online=True                (frame by frame)

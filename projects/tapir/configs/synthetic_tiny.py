@@ -48,7 +48,11 @@ def get_config(arg=''):
   config.optim.lr = 2e-3
   config.optim.b2 = 0.95
   config.optim.weight_decay = 0.01
-  config.optim.decay_exclude = DECAY_EXCLUDE
+  # Biases and the norms of layers; the backbone's norms do decay, as published.
+  config.optim.decay_exclude = (
+    r'^(?!backbone/).*/bias$',
+    r'^(mixer|extra_convs)/.*norm/',
+  )
   config.optim.clip_norm = 1.0
   config.optim.schedule = vc.schedule_spec(
     name='cosine', warmup_steps=arg.steps // 12
@@ -67,10 +71,6 @@ def get_config(arg=''):
   )
   config.predict.factory = 'projects.tapir.predict:track'
   return vc.finalize(config)
-
-
-# Biases and the norms of layers; the backbone's norms do decay, as published.
-DECAY_EXCLUDE = (r'^(?!backbone/).*/bias$', r'^(mixer|extra_convs)/.*norm/')
 
 
 def clips(split):

@@ -1,1 +1,4 @@
-"""One module per project; each has ADAPTERS = {kind: run(golden)}."""
+"""One module per project; each has ADAPTERS = {kind: run(golden)}.
+
+REQUIRED = {kind: expression} stands beside it for results without an npz.
+"""

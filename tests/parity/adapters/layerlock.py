@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from projects.layerlock import depth as depth_lib
 from projects.layerlock import flops, importer, windows
 from projects.layerlock import model as model_lib
 from projects.layerlock import schedule as schedule_lib
@@ -13,6 +12,7 @@ from vidscenic import config as vc
 from vidscenic.importers import tree
 from vidscenic.layers import heads
 from vidscenic.ops import video as video_ops
+from vidscenic.tasks import readout
 from vidscenic.train import schedules
 
 # Compiling takes longer than running here.
@@ -27,16 +27,25 @@ def run_depth(golden):
   """Features, depth and gradients, and the other modes of the readout."""
   config, arrays = golden.meta['config'], golden.below('params/')
   video = video_ops.normalize(golden.arrays['inputs/video_uint8'], 'unit')
-  model = depth_lib.DepthModel(
-    backbone_fields=_fields(arrays),
-    frames=video.shape[1:4],
-    width=config['readout_params'],
-    num_heads=config['readout_heads'],
-    decode_patch=tuple(config['decoding_patch_size']),
-    relative_depth=config['readout_depth'],
-    query_chunk=100,
+  task = readout.Readout(
+    clip=video.shape[1:4],
+    backbone='projects.layerlock.model:Features',
+    backbone_kwargs={
+      'model': _fields(arrays),
+      'relative_depth': config['readout_depth'],
+    },
+    heads={
+      'depth': {
+        'factory': 'vidscenic.tasks.attentive_heads:DenseDepth',
+        'scale': 'raw',
+        'width': config['readout_params'],
+        'num_heads': config['readout_heads'],
+        'decode_patch': tuple(config['decoding_patch_size']),
+        'query_chunk': 100,
+      }
+    },
   )
-  target = jax.eval_shape(model.init, jax.random.key(0), video)['params']
+  target, _ = jax.eval_shape(task.init, jax.random.key(0), {'video': video})
   convert = lambda source: importer.convert(source, target)
   params = convert(arrays)
   trunk = model_lib.SimpleMAE(**_fields(arrays), heads=())
@@ -45,24 +54,34 @@ def run_depth(golden):
 
   @jax.jit
   def look_inside(params):
-    return trunk.apply(
-      {'params': params}, video, (0, stop, trunk.depth - 1), method='streams'
+    found = trunk.apply(
+      {'params': params['backbone']},
+      video,
+      (0, stop, trunk.depth - 1),
+      method='streams',
     )
+    keys = jax.random.split(jax.random.key(0), len(video))
+    features = task.features(params, {}, video, keys=keys)
+    return *found, features.tokens
 
-  names = ('tokens', 'features_readout', 'features_last_listed')
+  names = (
+    'tokens',
+    'features_readout',
+    'features_last_listed',
+    'readout_input',
+  )
   outputs |= zip(names, look_inside(params), strict=True)
 
   def loss(params):
-    depth = model.apply({'params': params}, video)
+    keys = jax.random.split(jax.random.key(0), len(video))
+    features = task.features(params, {}, video, keys=keys)
+    head = task.heads['depth']
+    depth = head.predict(params['heads']['depth'], features, {})[0]['depth']
     error = depth - golden.arrays['inputs/target']
     return jnp.mean(error**2), depth
 
   run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST)
   (outputs['loss'], outputs['depth']), grads = run(params)
-  grid = golden.arrays[f'params/{_POSITIONS[0]}'].shape[:3]
-  listed = outputs['features_readout']
-  listed = listed.reshape(listed.shape[0], *grid, -1)
-  outputs['readout_input'] = depth_lib.to_frames(listed, video.shape[1])
   for name, kind in _READOUTS.items():
     if f'outputs/readout_{name}' in golden.arrays:
       outputs[f'readout_{name}'] = _read(golden, name, kind)
@@ -72,9 +91,6 @@ def run_depth(golden):
     convert, arrays, grads, [f'params/{name}' for name in wanted.values()]
   )
   return outputs | {f'grads/{name}': g for name, g in found.items()}
-
-
-_POSITIONS = ('params/layers_0/encoder/posenc/embeddings',)
 
 
 def _fields(arrays):
@@ -217,4 +233,10 @@ ADAPTERS = {
   'scaling4d_depth': run_depth,
   'scaling4d_windows': run_windows,
   'layerlock_schedule': run_schedule,
+}
+REQUIRED = {
+  'layerlock_schedule': (
+    r'^configs/[^/]+/(events|table)/'
+    r'|^flops/rows/\d+/(forward|backward|target_forward|total)$'
+  ),
 }

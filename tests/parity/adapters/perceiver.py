@@ -11,9 +11,9 @@ from projects.perceiver import (
   flow_task,
   importer,
   model,
+  patches,
   positions,
   postprocessors,
-  preprocessors,
   tiling,
 )
 from vidscenic.layers import fourier
@@ -72,27 +72,27 @@ def run_processors(golden):
   config, given = golden.meta['config'], golden.below('inputs/')
   params = golden.below('params/')
   image, video = config['s2d_image'], config['s2d_video']
-  blocks = preprocessors.space_to_depth(
+  blocks = patches.space_to_depth(
     given['image'], spatial_block_size=image['spatial']
   )
-  patches = config['extract_patches']
+  cut = config['extract_patches']
   outputs = {
     's2d_image': blocks,
-    'd2s_image': postprocessors.reverse_space_to_depth(
+    'd2s_image': patches.reverse_space_to_depth(
       blocks, spatial_block_size=image['spatial']
     ),
-    's2d_video': preprocessors.space_to_depth(
+    's2d_video': patches.space_to_depth(
       given['video'],
       temporal_block_size=video['temporal'],
       spatial_block_size=video['spatial'],
     ),
-    'patches_for_flow': preprocessors.flow_patches(jnp.asarray(given['pair'])),
-    'extract_patches': preprocessors.extract_patches(
+    'patches_for_flow': patches.flow_patches(jnp.asarray(given['pair'])),
+    'extract_patches': patches.extract_patches(
       jnp.asarray(given['image']),
-      sizes=patches['sizes'][1:3],
-      strides=patches['strides'][1:3],
-      rates=patches['rates'][1:3],
-      padding=patches['padding'],
+      sizes=cut['sizes'][1:3],
+      strides=cut['strides'][1:3],
+      rates=cut['rates'][1:3],
+      padding=cut['padding'],
     ),
   }
   for name in ('up2', 'up3'):
@@ -215,16 +215,16 @@ def run_flow(golden):
     encoder=config['encoder'],
   )
   factor = config['flow_scale_factor']
-  patches = preprocessors.flow_patches(jnp.asarray(given['images']))
-  loaded = _Loaded(golden, net, patches)
-  outputs = loaded.look_inside(patches)
+  pairs = patches.flow_patches(jnp.asarray(given['images']))
+  loaded = _Loaded(golden, net, pairs)
+  outputs = loaded.look_inside(pairs)
   outputs['flow'] = outputs.pop('logits') * factor
   for name in ('preprocessed', 'decoder_cross_attend'):
     outputs[name] = outputs[name][:1]
 
   @_compiled
   def predict(images):
-    x = preprocessors.flow_patches(images)
+    x = patches.flow_patches(images)
     return net.apply({'params': loaded.params}, x) * factor
 
   big, places = given['big_pair'], given['tile_corners']
@@ -238,7 +238,7 @@ def run_flow(golden):
   outputs['tile_weights'] = tiling.weights(size)
 
   def loss(params):
-    flow = net.apply({'params': params}, patches) * factor
+    flow = net.apply({'params': params}, pairs) * factor
     total, count = flow_task.end_point_error(flow, given['target_flow'])
     return total / count
 
@@ -368,7 +368,9 @@ def run_masked(golden):
 def run_hugging_face(golden):
   """The same weights as the port computes them and as Haiku does."""
   config, arrays = golden.meta['config'], golden.below('params/')
-  (given,) = golden.below('inputs/').values()
+  given = golden.below('inputs/')
+  # Some hold the frames beside their patches.
+  given = max(given.values(), key=lambda x: x.size)
   encoder = {
     'num_self_attends_per_block': config['num_self_attends_per_block'],
     'num_blocks': config['num_blocks'],
@@ -437,9 +439,10 @@ def _hf_classifier(config, arrays, encoder, decoder, images, variant):
 
 def _hf_flow(config, encoder, decoder, given):
   """Inputs are frames [B, 2, 3, H, W] or their patches [B, 2, 27, H, W]."""
-  x = jnp.moveaxis(jnp.asarray(given), 2, -1)
+  x = jnp.asarray(given)
+  x = jnp.moveaxis(x, 2, -1) if x.shape[2] in (3, 27) else x
   if x.shape[-1] == 3:
-    x = preprocessors.flow_patches(x)
+    x = patches.flow_patches(x)
   net = model.optical_flow(
     image_size=x.shape[2:4],
     num_channels=config.get('preprocessor_num_channels', 64),

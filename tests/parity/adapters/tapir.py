@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from projects.tapir import features as features_lib
 from projects.tapir import importer, losses, tapnet
 from projects.tapir import model as model_lib
-from projects.tapir import task as task_lib
+from projects.tapir.configs import kubric
 from tests.parity import gradients
 from vidscenic import config as vc
 from vidscenic.data.datasets import queries as queries_lib
@@ -531,7 +532,7 @@ def _optimizer_steps(golden, params):
         decay_steps=schedule['total_steps'],
       ),
       'weight_decay': options['weight_decay'],
-      'decay_exclude': task_lib.DECAY_EXCLUDE,
+      'decay_exclude': kubric.get_config().optim.decay_exclude,
       **options['adam'],
     },
     params,
@@ -640,7 +641,9 @@ def run_metrics(golden):
       found[f'sampling/{mode}/{name}'] = np.asarray(value)[None]
   found |= _loss_variants(golden)
   for name, (size, initial) in golden.below('inputs/resolutions/').items():
-    resolutions = model_lib.default_resolutions(size.tolist(), initial.tolist())
+    resolutions = features_lib.default_resolutions(
+      size.tolist(), initial.tolist()
+    )
     found[f'resolutions/{name}'] = np.array(resolutions)
   return _stored(golden, found, 'outputs/')
 

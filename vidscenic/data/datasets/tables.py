@@ -45,7 +45,11 @@ def require_folder(path: str | os.PathLike, hint: str) -> str:
 
 
 def read_lines(
-  path: str | os.PathLike, hint: str, *, comment: str = ''
+  path: str | os.PathLike,
+  hint: str,
+  *,
+  comment: str = '',
+  may_be_empty: bool = False,
 ) -> Iterator[tuple[str, str]]:
   """Yields (where, stripped line) of a text file.
 
@@ -53,6 +57,7 @@ def read_lines(
     path: text file.
     hint: see the module.
     comment: lines that begin so are skipped, as blank lines are.
+    may_be_empty: no line at all is right too.
 
   Raises:
     FileNotFoundError: no such file.
@@ -65,7 +70,7 @@ def read_lines(
       if line and not (comment and line.startswith(comment)):
         empty = False
         yield f'{path}, line {number}', line
-  if empty:
+  if empty and not may_be_empty:
     raise ValueError(f'{path} has no entries: {hint}')
 
 
