@@ -21,6 +21,7 @@ SHORT = {
   'data': '--repeats 3 --examples 2 --files 4 --batches 8',
   'attention': '--repeats 3 --lengths 256 1024',
   'predict': '--seconds 10 120',
+  'moog': '',
   'perceiver': 'imagenet_conv flow --repeats 2',
 }
 

@@ -11,7 +11,6 @@ say them. Parameters are values of float32, whatever the file stores.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +19,6 @@ import numpy as np
 
 from projects.tapir import layouts
 from vidscenic.importers import formats, published, tree
-
-# The model that comes with this project.
-OWN_WEIGHTS = pathlib.Path(__file__).parent / 'weights' / 'causal_small.npz'
 
 _OWN = ((r'params/(.*)', r'\1'),)
 # Parameters whose shapes `sizes` reads in every model.

@@ -1,6 +1,6 @@
 """Tracking points frame by frame, for robots and other live video.
 
-  tracker = Tracker.load('causal_tapir_checkpoint.npy')
+  tracker = Tracker.load('causal_bootstapir')
   state = tracker.start(frame, points)
   while True:
     tracks, state = tracker.step(frame, state)   # the first frame too
@@ -24,8 +24,10 @@ from projects.tapir import importer
 from projects.tapir import model as model_lib
 from projects.tapir import task as task_lib
 from vidscenic.data import resize
+from vidscenic.importers import published
 from vidscenic.ops import tracking
 from vidscenic.ops import video as video_ops
+from vidscenic.tools import download
 
 # Numbers of slots that programs are compiled for; more are multiples of the
 # last.
@@ -95,7 +97,7 @@ class Tracker:
   @classmethod
   def load(
     cls,
-    weights: str | os.PathLike = '',
+    weights: str | os.PathLike,
     *,
     resolution: Sequence[int] = (),
     use_causal_conv: bool | None = None,
@@ -104,8 +106,7 @@ class Tracker:
     """Loads a tracker.
 
     Args:
-      weights: a file, of published weights or of ours; '' takes those that
-        come with this project.
+      weights: a file, of published weights or of one's own.
       resolution: as of the class; () takes the one of training.
       use_causal_conv, softmax_temperature: only for files that say neither by
         their name nor by themselves.
@@ -114,7 +115,7 @@ class Tracker:
       OSError, ValueError: an unreadable file, or not of a causal TAPIR.
     """
     model, params = load_model(
-      weights or importer.OWN_WEIGHTS,
+      weights,
       use_causal_conv=use_causal_conv,
       softmax_temperature=softmax_temperature,
     )
@@ -255,7 +256,14 @@ class Tracker:
 
 
 def load_model(weights: str | os.PathLike, **known) -> tuple[Any, Any]:
-  """(model, parameters) of a file; `known` as of `importer.model_options`."""
+  """(model, parameters) of published weights or of a file.
+
+  Args:
+    weights: a published name, which is downloaded once, or a file.
+    **known: as of `importer.model_options`.
+  """
+  if any(weights == entry.name for entry in published.WEIGHTS):
+    weights = download.fetch(published.find(weights))
   options = importer.model_options(weights, **known)
   task = task_lib.PointTracking(options)
   params, state = jax.eval_shape(task.init, jax.random.key(0), {})

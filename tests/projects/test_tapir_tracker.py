@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from projects.tapir import importer, tracker
+from projects.tapir import tracker
 from tests.projects import tapir_models
 from vidscenic.ops import video as video_ops
 from vidscenic.train import inspect
@@ -136,13 +136,3 @@ def test_a_resolution_that_is_no_multiple_of_8_is_refused():
   model, params = tapir_models.make_params(causal=True)
   with pytest.raises(ValueError, match=r'resolution=\(30, 40\): want'):
     tracker.Tracker(model, params, (30, 40))
-
-
-def test_own_weights_load_and_track(video):
-  live = tracker.Tracker.load()
-  assert importer.OWN_WEIGHTS.stat().st_size < 8 * 2**20
-  assert live.model.use_causal_conv
-  frame = video[0]
-  tracks, _ = live.step(frame, live.start(frame, POINTS[1:2]))
-  # In the frame of the query itself.
-  np.testing.assert_allclose(tracks.points, POINTS[1:2], atol=3)

@@ -2,8 +2,8 @@
 
 x264 puts keyframes 250 frames apart unless told otherwise, so that a random
 clip costs decoding most of a 10 s video. One every 32 frames costs 21 % more
-bytes and less than half the time (measured at 320x240). Results are upright, and
-pixels that are not square, which our decoder ignores, become so.
+bytes and less than half the time (measured at 320x240). Results are upright,
+and pixels that are not square, which our decoder ignores, become so.
 """
 
 import contextlib

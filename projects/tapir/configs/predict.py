@@ -3,8 +3,8 @@ r"""Tracks points through one's own video.
   python main.py --mode=predict --config=projects/tapir/configs/predict.py \
     --input=clip.mp4 --output=tracks
 
-Without further words the small causal model that comes with this project is
-used. Published weights go by their name (downloaded once):
+Without further words the published weights `causal_tapir` are used. Others go
+by their name (downloaded once):
 
   --config=projects/tapir/configs/predict.py:weights=bootstapir
 
@@ -17,8 +17,6 @@ is explained at `projects.tapir.predict.track`, for example
   --config.predict.kwargs.online=True                (frame by frame)
 """
 
-import os
-
 import ml_collections as mlc
 
 from projects.tapir import importer
@@ -28,10 +26,12 @@ from vidscenic.importers import published
 
 def get_config(arg=''):
   """Arguments: weights (name or file), causal (0 or 1) and temperature."""
-  arg = vc.parse_arg(arg, weights='', causal=-1, temperature=0.0)
+  arg = vc.parse_arg(
+    arg, weights='causal_bootstapir', causal=-1, temperature=0.0
+  )
   config = vc.base_config()
   config.task.factory = 'projects.tapir.task:PointTracking'
-  weights = arg.weights or os.fspath(importer.OWN_WEIGHTS)
+  weights = arg.weights or 'causal_tapir'
   if any(weights == entry.name for entry in published.WEIGHTS):
     model = dict(published.find(weights).task_kwargs['model'])
   else:

@@ -18,8 +18,8 @@ FRAMES, SIDE, POINTS = 8, 64, 64
 
 
 def get_config(arg=''):
-  """Argument: steps, the length of the run (synthetic_tiny.py:steps=2000)."""
-  arg = vc.parse_arg(arg, steps=600)
+  """Argument: steps, the length of the run (synthetic_tiny.py:steps=5000)."""
+  arg = vc.parse_arg(arg, steps=1000)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 4
@@ -28,19 +28,18 @@ def get_config(arg=''):
     {
       'clip': (FRAMES, SIDE, SIDE),
       'num_queries': POINTS,
-      'query_chunk_size': 32,
+      'query_chunk_size': 16,
       'grad_chunks': 1,
       'model': {
         'use_causal_conv': True,
         'softmax_temperature': 20.0,
         'pyramid_level': 1,
-        'num_pips_iter': 3,
+        'num_pips_iter': 2,
         'stem_channels': 16,
         'channels_per_group': (16, 32, 48, 64),
         'mixer_hidden_dim': 128,
         'num_mixer_blocks': 3,
-        # Twice the clips: cells of 4 pixels of them, and of 2.
-        'initial_resolution': (128, 128),
+        'initial_resolution': (SIDE, SIDE),
       },
     }
   )
