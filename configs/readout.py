@@ -105,7 +105,7 @@ def _heads():
     },
     'depth': {
       'factory': 'vidscenic.tasks.attentive_heads:DenseDepth',
-      'limits': (1.0, 30.0),
+      'limits': (2.0, 13.0),
       'decode_patch': (2, 4, 4),
       **attentive,
     },

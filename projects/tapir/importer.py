@@ -126,9 +126,10 @@ def model_options(
         f'{path}: {name}={given!r} was given, but this file has {known[name]!r}'
       )
     options[name] = known[name] if given is None else given
-  # What a model was trained at.
-  if 'initial_resolution' in known:
-    options['initial_resolution'] = known['initial_resolution']
+  # Alike in all published models; our files say them.
+  for name in ('initial_resolution', 'num_pips_iter'):
+    if name in known:
+      options[name] = known[name]
   return options
 
 

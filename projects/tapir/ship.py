@@ -4,7 +4,7 @@
 
 The file holds float16 values under the names of `model.Tapir`, and what the
 arrays do not show: whether the model is causal, the temperature of its soft
-argmax, and the resolution of training. `Tracker.load`, predictions and
+argmax, the resolution of training and the number of iterations. `Tracker.load`, predictions and
 `importer.load` read it.
 """
 
@@ -19,6 +19,15 @@ import numpy as np
 
 from vidscenic.tools import load
 from vidscenic.train import paths
+
+
+# Fields of a model that its arrays do not show.
+_UNSEEN = (
+  'use_causal_conv',
+  'softmax_temperature',
+  'initial_resolution',
+  'num_pips_iter',
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,7 +75,7 @@ def write(path: str | os.PathLike, model, params: Mapping) -> int:
   if large:
     raise ValueError(f'{large[0]} holds values that float16 cannot')
   arrays = {name: value.astype(np.float16) for name, value in arrays.items()}
-  for name in ('use_causal_conv', 'softmax_temperature', 'initial_resolution'):
+  for name in _UNSEEN:
     arrays[f'config/{name}'] = np.asarray(getattr(model, name))
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Tracking points frame by frame, for robots and other live video.
 
-  tracker = Tracker.load('causal_bootstapir')
+  tracker = Tracker.load('causal_tapir')
   state = tracker.start(frame, points)
   while True:
     tracks, state = tracker.step(frame, state)   # the first frame too
@@ -106,7 +106,7 @@ class Tracker:
     """Loads a tracker.
 
     Args:
-      weights: a file, of published weights or of one's own.
+      weights: name of published weights, downloaded once, or a file.
       resolution: as of the class; () takes the one of training.
       use_causal_conv, softmax_temperature: only for files that say neither by
         their name nor by themselves.

@@ -68,8 +68,8 @@ class MaskedVideo(task.Task):
       target_norm: mode of `video.normalize_patches`, for pixels.
       loss: one of LOSSES.
       normalize: mode of `ops.video.normalize`, for the encoder.
-      model: fields of `model.VideoAutoencoder`, and `variant` with `size`, whose
-        fields are then filled in (`model.model_config`).
+      model: fields of `model.VideoAutoencoder`, and `variant` with `size`,
+        whose fields are then filled in (`model.model_config`).
 
     Raises:
       ValueError: an unknown or unusable argument, named.

@@ -53,9 +53,7 @@ def test_pixels_go_where_the_view_says():
 
 def test_outside_of_the_view_it_is_black():
   view = bootstap.View(jnp.full((1, 1), 0.5), jnp.array([[[10.0, 8.0]]]))
-  shown = np.array(
-    bootstap.show(np.ones((1, 1, 32, 40, 3), np.float32), view)
-  )
+  shown = np.array(bootstap.show(np.ones((1, 1, 32, 40, 3), np.float32), view))
   assert shown[0, 0, 9:23, 11:29].min() > 0.99
   shown[0, 0, 7:25, 9:31] = 0
   assert shown.max() == 0

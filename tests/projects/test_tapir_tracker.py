@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from projects.tapir import tracker
+from projects.tapir import ship, tracker
 from tests.projects import tapir_models
 from vidscenic.ops import video as video_ops
 from vidscenic.train import inspect
@@ -136,3 +136,18 @@ def test_a_resolution_that_is_no_multiple_of_8_is_refused():
   model, params = tapir_models.make_params(causal=True)
   with pytest.raises(ValueError, match=r'resolution=\(30, 40\): want'):
     tracker.Tracker(model, params, (30, 40))
+
+
+def test_a_shipped_file_loads_and_tracks(live, video, tmp_path):
+  ship.write(tmp_path / 'own.npz', live.model, live.params)
+  other = tracker.Tracker.load(tmp_path / 'own.npz')
+  assert other.resolution == tapir_models.SIZE
+  assert other.model.use_causal_conv
+  rounded = jax.tree.map(
+    lambda x: x.astype(np.float16).astype(np.float32), live.params
+  )
+  same = tracker.Tracker(live.model, rounded, tapir_models.SIZE)
+  frame = video[0]
+  got, _ = other.step(frame, other.start(frame, POINTS))
+  want, _ = same.step(frame, same.start(frame, POINTS))
+  np.testing.assert_allclose(got.points, want.points, atol=1e-3)

@@ -310,6 +310,20 @@ def test_every_pool_trains_every_parameter(pool):
   assert ('attention_pool' in params) == (pool == 'attention')
 
 
+@pytest.mark.parametrize('pool', classification.POOLS)
+def test_features_are_what_the_head_reads(pool):
+  kwargs = {**VIT, 'class_token': pool == 'token'}
+  task = make_task(backbone_kwargs=kwargs, head={'pool': pool, 'pool_heads': 3})
+  batch = make_batch()
+  params, state = randomized(task, batch)
+  assert not state
+  outputs = predict(task, params, state, batch)
+  assert outputs['features'].shape == (6, 24)
+  layer = params['head']['classifier']
+  want = outputs['features'] @ layer['kernel'] + layer['bias']
+  np.testing.assert_allclose(outputs['logits'], want, atol=1e-4)
+
+
 def test_backbone_may_return_one_array():
   name = 'tests.tasks.test_classification:Means'
   task = make_task(backbone=name, backbone_kwargs=None, normalize='unit')
@@ -322,6 +336,7 @@ def test_backbone_may_return_one_array():
   layer = params['head']['classifier']
   want = features @ layer['kernel'] + layer['bias']
   np.testing.assert_allclose(outputs['logits'], want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(outputs['features'], features, rtol=1e-4)
   assert carry == 'unchanged'
 
 

@@ -87,6 +87,7 @@ class TopK(evaluator.Evaluator):
     self._per_class = per_class
 
   def measures(self) -> str:
+    """Which accuracies, averaged over which views."""
     names = [f'top-{k}' for k in self._k]
     names += ['mean class'] if self._per_class else []
     time, space = self._views
@@ -109,6 +110,11 @@ class TopK(evaluator.Evaluator):
     return f'{super().protocol()}: {count} in all'
 
   def place(self, batch):
+    """As in `Evaluator`; clips may have views, shapes that training lacks.
+
+    Raises:
+      ValueError: no video or no label.
+    """
     wanted = {'video', 'label', 'mask', *self.task.batch_spec()}
     for name in ('video', 'label'):
       if name not in batch:
@@ -119,6 +125,11 @@ class TopK(evaluator.Evaluator):
     return self.put({k: v for k, v in batch.items() if k in wanted})
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """Figures as in the class; no media.
+
+    Raises:
+      ValueError: labels that the model has no class for, or no example at all.
+    """
     totals = self.totals(self._count, state, step)
     count, per_class = totals['count'], totals['class_count']
     num_classes = len(per_class)

@@ -63,9 +63,15 @@ class Depth(_Dense):
   targets = ('depth', 'depth_mask')
 
   def measures(self) -> str:
+    """Names the errors, and that unknown pixels do not count."""
     return 'AbsRel, RMSE and delta < 1.25^n of metric depth over known pixels'
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """Figures as in the class; no media.
+
+    Raises:
+      ValueError: no pixel of the data has a known depth.
+    """
     totals = self.totals(self._errors, state, step)
     _require_pixels(self, totals['abs_rel'][1])
     figures = {k: float(s / n) for k, (s, n) in totals.items()}
@@ -116,12 +122,18 @@ class Flow(_Dense):
     self.targets = ('forward_flow', mask)
 
   def measures(self) -> str:
+    """Names the errors and the mask, on which published figures differ."""
     return (
       'end-point error, share above 1, 3 and 5 pixels and Fl-all of flow over '
       f'the pixels of {self.targets[1]}'
     )
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """Figures as in the class; no media.
+
+    Raises:
+      ValueError: no pixel of the data has a known flow.
+    """
     totals = self.totals(self._errors, state, step)
     _require_pixels(self, totals['epe'][1])
     figures = {k: float(s / n) for k, (s, n) in totals.items()}
@@ -161,9 +173,15 @@ class Segmentation(_Dense):
   targets = ('segmentations',)
 
   def measures(self) -> str:
+    """Names the figures, over all pixels of all clips together."""
     return 'mean IoU and accuracy of classes over all pixels'
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """Figures as in the class; no media.
+
+    Raises:
+      ValueError: no pixel of the data has a class.
+    """
     matrix = self.totals(self._confusion, state, step)['matrix']
     total = matrix.sum()
     _require_pixels(self, total)

@@ -202,9 +202,11 @@ class MeanLoss(Evaluator):
   """The task's loss and metrics over held-out examples."""
 
   def measures(self) -> str:
+    """Their names are the task's."""
     return "mean of the task's loss and metrics"
 
   def run(self, state: Any, step: int) -> Figures:
+    """{'loss', 'loss_TERM', METRIC}: totals over all examples, divided once."""
     means = self.add_up(self._loss, state, step)
     scales = {k: means.pop(k) for k in list(means) if k.startswith(_SCALE)}
     means['loss'] = sum(

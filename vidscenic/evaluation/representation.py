@@ -54,12 +54,18 @@ class FeatureHealth(evaluator.Evaluator):
     self._tokens_per_clip = tokens_per_clip
 
   def measures(self) -> str:
+    """Names the figures and the number of tokens, which bounds the rank."""
     return (
       'variance, effective rank and cosine of features, at most '
       f'{self._tokens_per_clip} tokens per clip'
     )
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """Figures as in the class; no media.
+
+    Raises:
+      ValueError: the task gives no features, or there are no examples.
+    """
     tokens, means = _collect(self, self.program(self._some, step), state)
     figures = feature_health.health(tokens, means)
     figures['tokens'] = float(np.prod(tokens.shape[:2]))
@@ -146,10 +152,16 @@ class Probe(evaluator.Evaluator):
     self._label = label
 
   def bind(self, name: str, schedules: Mapping[str, Any]) -> None:
+    """As in `Evaluator`; checks both data.
+
+    Raises:
+      ValueError, OSError: data that cannot be used.
+    """
     super().bind(name, schedules)
     self._bank.bind(f'{name} (train_data)', schedules)
 
   def measures(self) -> str:
+    """Names the classifiers and the data that they learn from."""
     parts = []
     if self._k:
       numbers = ', '.join(map(str, self._k))
@@ -161,6 +173,11 @@ class Probe(evaluator.Evaluator):
     return f'top-1 of frozen features, {" and ".join(parts)}, given {data}'
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """Figures as in the class; no media.
+
+    Raises:
+      ValueError: no features, no examples, no labels or one below 0.
+    """
     program = self.program(self._labelled, step)
     label = self._label
     known, known_labels = _collect(self._bank, program, state, label=label)

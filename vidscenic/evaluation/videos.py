@@ -46,9 +46,15 @@ class Clips(evaluator.Evaluator):
     self._range = value_range
 
   def measures(self) -> str:
+    """Names the fields in the order in which they are drawn."""
     return f'pictures of {", ".join(self._fields)}'
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    """No figures; media as in the class, none without examples.
+
+    Raises:
+      ValueError: a field that the task does not predict.
+    """
     program = self.program(self._clips, step)
     weights = state._replace(opt_state=())
     for batch, number in self.batches():

@@ -166,9 +166,11 @@ class WeightValues(Values):
   """Adds what Haiku, Flax, jax and optax put into files of weights."""
 
   def calls(self):
+    """Constructors of arrays, mappings and configs, as in `Values`."""
     return _WEIGHTS
 
   def find(self, module, name):
+    """As in `Values`; the state of optimizers is known by its name only."""
     # Optimizer state is a nest of named tuples, read as plain ones.
     if re.fullmatch(r'\w*State|MaskedNode', name):
       parts = module.split('.')

@@ -1,8 +1,8 @@
 """Any module as a backbone of `tasks.readout`: a method of it gives features.
 
-  backbone='vidscenic.tasks.any_backbone:Backbone'
-  backbone_kwargs={'module': 'projects.rvm.model:RVM', 'fields': {...},
-                   'method': 'encode', 'drop_tokens': 1}
+backbone='vidscenic.tasks.any_backbone:Backbone'
+backbone_kwargs={'module': 'projects.rvm.model:RVM', 'fields': {...},
+                 'method': 'encode', 'drop_tokens': 1}
 """
 
 from collections.abc import Mapping

@@ -153,6 +153,8 @@ class Classifier(nn.Module):
     a tuple of feature maps, of which the last one counts, as `resnet.ResNet`;
     or one array [B, ..., D].
 
+  What the head reads, float32[B, D], is sown as 'features'.
+
   Parameters: backbone, head, and with pool='attention' also attention_pool.
   """
 
@@ -166,22 +168,27 @@ class Classifier(nn.Module):
 
   @nn.compact
   def __call__(self, video, *, train: bool = False):
+    """Normalized clips -> logits; dropout and batch statistics if `train`."""
     if self.pool not in POOLS:
       raise ValueError(f'head.pool must be one of {POOLS}, got {self.pool!r}')
     tokens = _tokens(self.backbone(video, train=train)).astype(jnp.float32)
     if self.pool == 'attention':
-      tokens = heads.AttentionPool(
+      pooled = heads.AttentionPool(
         self.pool_heads, 4 * tokens.shape[-1], name='attention_pool'
       )(tokens)
+    elif self.pool == 'token':
+      pooled = tokens[:, :1]
+    else:
+      pooled = tokens.mean(1, keepdims=True)
+    self.sow('intermediates', 'features', pooled[:, 0])
     # One token is its own mean. The head stays float32: it costs nothing.
     return heads.ClassificationHead(
       self.num_classes,
-      pool='token' if self.pool == 'token' else 'mean',
       norm=self.norm,
       norm_eps=self.norm_eps,
       dropout=self.dropout,
       name='head',
-    )(tokens, train=train)
+    )(pooled, train=train)
 
 
 def _tokens(features):
@@ -285,12 +292,14 @@ class Classification(task.Task):
     )
 
   def batch_spec(self):
+    """Clips as uint8, to be small on their way to the device, and labels."""
     return {
       'video': jax.ShapeDtypeStruct((*self.clip, 3), jnp.uint8),
       'label': jax.ShapeDtypeStruct((), jnp.int32),
     }
 
   def check_batch(self, batch):
+    """Refuses labels outside [0, num_classes)."""
     labels = batch['label']
     wrong = labels[(labels < 0) | (labels >= self.num_classes)]
     if wrong.size:
@@ -301,11 +310,13 @@ class Classification(task.Task):
       )
 
   def init(self, rng, batch):
+    """Parameters, and batch statistics if the backbone has any."""
     video = video_ops.normalize(batch['video'][:1], self._normalize)
     variables = dict(self.model.init(rng, video))
     return variables.pop('params'), variables
 
   def loss(self, params, model_state, batch, ctx):
+    """Cross-entropy of augmented, mixed clips; plain if not `ctx.train`."""
     video, labels = batch['video'], batch['label']
     if ctx.train:
       video, labels = self._change(batch, ctx)
@@ -351,12 +362,17 @@ class Classification(task.Task):
       carry: returned as it is.
 
     Returns:
-      {'logits': float32[B, C], 'probabilities': their softmax}, carry.
+      {'logits': float32[B, C], 'probabilities': their softmax, 'features':
+      float32[B, D], what the head reads, if the model sows it}, carry.
     """
     del ctx
     video = video_ops.normalize(batch['video'], self._normalize)
-    logits = self.model.apply({'params': params, **model_state}, video)
+    logits, sown = self.model.apply(
+      {'params': params, **model_state}, video, mutable='intermediates'
+    )
     outputs = {'logits': logits, 'probabilities': jax.nn.softmax(logits)}
+    if 'features' in sown.get('intermediates', {}):
+      (outputs['features'],) = sown['intermediates']['features']
     return outputs, carry
 
   def _change(self, batch, ctx):

@@ -70,6 +70,7 @@ def get_config(arg=''):
         'latent_targets': latent,
         'freeze_start_step': 160_000 if large else 13_000,
         'freeze_interval': 10_000 if large else 3_250,
+        'freeze_jump': 1,
         'max_frozen_layers': 32 if large else 8,
         'mini_warmup': {'steps': 1000 if large else 300, 'init': 0.0},
       },

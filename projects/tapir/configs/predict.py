@@ -26,12 +26,10 @@ from vidscenic.importers import published
 
 def get_config(arg=''):
   """Arguments: weights (name or file), causal (0 or 1) and temperature."""
-  arg = vc.parse_arg(
-    arg, weights='causal_bootstapir', causal=-1, temperature=0.0
-  )
+  arg = vc.parse_arg(arg, weights='causal_tapir', causal=-1, temperature=0.0)
   config = vc.base_config()
   config.task.factory = 'projects.tapir.task:PointTracking'
-  weights = arg.weights or 'causal_tapir'
+  weights = arg.weights
   if any(weights == entry.name for entry in published.WEIGHTS):
     model = dict(published.find(weights).task_kwargs['model'])
   else:

@@ -2,13 +2,12 @@ r"""A small causal TAPIR on synthetic clips of 128x128 pixels, for one GPU.
 
   python main.py --config=projects/tapir/configs/synthetic_small.py \
     --workdir=runs/tapir_small
-  python -m projects.tapir.ship runs/tapir_small \
-    projects/tapir/weights/causal_small.npz
+  python -m projects.tapir.ship runs/tapir_small tapir_small.npz
 
 About 20 minutes on one H100 or H200 is the aim; that was not run where this was
 written, for want of a GPU. Nothing is downloaded. Figures as in
 `synthetic_tiny`. All numbers are ours; the recipe is that of TAPIR (arXiv
-2306.08637) made small: 2.6 million parameters, one file for whole clips and for
+2306.08637) made small: 3.0 million parameters, one file for whole clips and for
 live video.
 """
 

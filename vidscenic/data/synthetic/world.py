@@ -44,6 +44,7 @@ class World:
 
   @property
   def num_frames(self) -> int:
+    """T of every field above."""
     return len(self.centre)
 
   def surface(self, index: int):
