@@ -4,8 +4,8 @@
 
 The file holds float16 values under the names of `model.Tapir`, and what the
 arrays do not show: whether the model is causal, the temperature of its soft
-argmax, the resolution of training and the number of iterations. `Tracker.load`, predictions and
-`importer.load` read it.
+argmax, the resolution of training and the number of iterations. `Tracker.load`,
+predictions and `importer.load` read it.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import numpy as np
 
 from vidscenic.tools import load
 from vidscenic.train import paths
-
 
 # Fields of a model that its arrays do not show.
 _UNSEEN = (
