@@ -1,9 +1,9 @@
 r"""SimpleMAE and LayerLock on one's own videos, in the sizes of the papers.
 
-  python main.py --config=projects/layerlock/configs/pretrain.py:preset=NAME \
-    --config.data.train.source_kwargs.path=VIDEOS --workdir=runs/NAME
+  python main.py --config=projects/layerlock/configs/pretrain.py:preset=layerlock_small \
+    --config.data.train.source_kwargs.path=VIDEOS --workdir=runs/layerlock
 
-NAME is
+The presets:
   layerlock_vitg_paper  ViT-G, 160,000 updates on pixels, then a block more is
                         frozen every 10,000, up to 32 of 48 (arXiv 2509.10156)
   layerlock_small       ViT-B at 16x112x112, 8 of 12 blocks; sizes are ours
