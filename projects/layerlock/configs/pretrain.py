@@ -1,7 +1,8 @@
 r"""SimpleMAE and LayerLock on one's own videos, in the sizes of the papers.
 
-  python main.py --config=projects/layerlock/configs/pretrain.py:preset=layerlock_small \
-    --config.data.train.source_kwargs.path=VIDEOS --workdir=runs/layerlock
+  python main.py --workdir=runs/layerlock \
+    --config=projects/layerlock/configs/pretrain.py:preset=layerlock_small \
+    --config.data.train.source_kwargs.path=VIDEOS
 
 The presets:
   layerlock_vitg_paper  ViT-G, 160,000 updates on pixels, then a block more is
