@@ -49,13 +49,26 @@ class Mixer(nn.Module):
     real = None
     if num_frames is not None:
       real = (jnp.arange(x.shape[-2]) < num_frames)[:, None, None]
-    states = {}
-    for i in range(self.num_blocks):
-      name = f'block_{i}'
-      block = _Block(self.kernel_size, self.causal, name=name)
-      x, after = block(x, None if state is None else state[name], real)
-      if self.causal:
-        states[name] = after
+    names = [f'block_{i}' for i in range(self.num_blocks)]
+    if state is None and not self.is_initializing():
+      # A loop over equal blocks: compiled once, and the gradient of the
+      # residual stream is computed once per block. XLA for CPUs would compute
+      # it again for each of its uses, all the way from the last block.
+      weights = [self.variables['params'][name] for name in names]
+      block = _Block(self.kernel_size, self.causal, parent=None)
+      x, after = jax.lax.scan(
+        lambda x, params: block.apply({'params': params}, x, None, real),
+        x,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights),
+      )
+      after = [jax.tree.map(lambda a: a[i], after) for i in range(len(names))]
+    else:
+      after = []
+      for name in names:
+        block = _Block(self.kernel_size, self.causal, name=name)
+        x, last = block(x, None if state is None else state[name], real)
+        after.append(last)
+    states = dict(zip(names, after, strict=True)) if self.causal else {}
     x = norms.layer_norm('norm', eps=1e-5, use_bias=False)(x)
     return nn.Dense(self.out_dim, name='output')(x), states
 

@@ -21,7 +21,7 @@ from vidscenic import config as vc
 
 def get_config(arg=''):
   """Argument: steps, the length of the run (synthetic_tiny.py:steps=100)."""
-  arg = vc.parse_arg(arg, steps=800)
+  arg = vc.parse_arg(arg, steps=600)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 16
@@ -74,7 +74,7 @@ def get_config(arg=''):
   )
   config.evals.pictures = vc.eval_spec(
     factory='vidscenic.evaluation.videos:Clips',
-    every_steps=800,
+    every_steps=600,
     kwargs={
       'data': _clips('validation'),
       'fields': ('copy_last', 'visible', 'reconstructed', 'truth'),
@@ -84,7 +84,7 @@ def get_config(arg=''):
   )
   config.evals.tracking = vc.eval_spec(
     factory='projects.rvm.evaluation:Objects',
-    every_steps=800,
+    every_steps=600,
     kwargs={
       'data': vc.data_spec(
         source='vidscenic.data.synthetic:SyntheticVideos',

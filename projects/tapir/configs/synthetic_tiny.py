@@ -14,12 +14,12 @@ import ml_collections as mlc
 
 from vidscenic import config as vc
 
-FRAMES, SIDE, POINTS = 8, 64, 64
+FRAMES, SIDE, POINTS = 8, 64, 32
 
 
 def get_config(arg=''):
   """Argument: steps, the length of the run (synthetic_tiny.py:steps=5000)."""
-  arg = vc.parse_arg(arg, steps=1000)
+  arg = vc.parse_arg(arg, steps=700)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 4
@@ -28,7 +28,7 @@ def get_config(arg=''):
     {
       'clip': (FRAMES, SIDE, SIDE),
       'num_queries': POINTS,
-      'query_chunk_size': 16,
+      'query_chunk_size': 32,
       'grad_chunks': 1,
       'model': {
         'use_causal_conv': True,
@@ -37,8 +37,8 @@ def get_config(arg=''):
         'num_pips_iter': 2,
         'stem_channels': 16,
         'channels_per_group': (16, 32, 48, 64),
-        'mixer_hidden_dim': 128,
-        'num_mixer_blocks': 3,
+        'mixer_hidden_dim': 96,
+        'num_mixer_blocks': 2,
         'initial_resolution': (SIDE, SIDE),
       },
     }

@@ -1,4 +1,4 @@
-"""VideoMAE, ViViT, V-JEPA 2 as others run them; targets of MaskFeat, MAE-ST."""
+"""VideoMAE, ViViT and V-JEPA 2 as others run them."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from projects.vivit import importer as vivit_importer
 from projects.vivit import model as vivit_model
 from projects.vjepa import importer as vjepa_importer
 from projects.vjepa import model as vjepa_model
-from tests.parity import gradients
+from tests.parity import gradients, quick
 from vidscenic.layers import jepa, vit
 from vidscenic.ops import losses, masking, targets
 from vidscenic.ops import video as video_ops
@@ -25,14 +25,6 @@ _ACTIVATIONS = {
   'gelu_new': 'gelu_tanh',
   'gelu_pytorch_tanh': 'gelu_tanh',
 }
-# Compiling takes longer than running here.
-_compiled = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
 
 
 def _video(array, tubelet):
@@ -108,7 +100,7 @@ def run_videomae_pretrain(golden):
   convert = lambda source: videomae_importer.convert(source, target)
   params = convert(arrays)
 
-  @_compiled
+  @quick.jit
   def look_inside(params):
     bound = model.bind({'params': params})
     encoded = bound.encoder(video, ids=mask.keep_ids, return_intermediates=True)
@@ -152,11 +144,11 @@ def run_videomae_pretrain(golden):
 
   norms = 'patch_channel', 'none'
   used = norms[not config['norm_pix_loss']]
-  outputs['loss'], grads = _compiled(
+  outputs['loss'], grads = quick.jit(
     jax.value_and_grad(lambda p: loss(p, used))
   )(params)
   if 'outputs/loss_norm_pix_false' in golden.arrays:
-    outputs['loss_norm_pix_false'] = _compiled(lambda p: loss(p, 'none'))(
+    outputs['loss_norm_pix_false'] = quick.jit(lambda p: loss(p, 'none'))(
       params
     )
   return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
@@ -197,7 +189,7 @@ def _classify(golden, *, backbone, head, video, importer):
     logits = model.apply({'params': params}, video)
     return _mean_pair(losses.softmax_cross_entropy(logits, labels)), logits
 
-  (value, logits), grads = _compiled(jax.value_and_grad(loss, has_aux=True))(
+  (value, logits), grads = quick.jit(jax.value_and_grad(loss, has_aux=True))(
     params
   )
   outputs = {'loss': value, 'logits': logits}
@@ -205,7 +197,7 @@ def _classify(golden, *, backbone, head, video, importer):
     outputs |= _inside_vit(backbone, params['backbone'], video)
   else:
     inside = functools.partial(backbone.apply, intermediates=True)
-    pooled, seen = _compiled(inside)({'params': params['backbone']}, video)
+    pooled, seen = quick.jit(inside)({'params': params['backbone']}, video)
     outputs |= {
       'encoder_last_hidden_state': seen['encoded'],
       'pooler_output': pooled,
@@ -215,7 +207,7 @@ def _classify(golden, *, backbone, head, video, importer):
 
 
 def _inside_vit(module, params, video):
-  @_compiled
+  @quick.jit
   def look_inside(params):
     bound = module.bind({'params': params})
     return bound.embed(video)['tokens'], bound(video, return_intermediates=True)
@@ -263,7 +255,7 @@ def run_vivit_model(golden):
     pooled = model.apply({'params': params}, video)['pooled']
     return jnp.mean(pooled**2), pooled
 
-  (value, pooled), grads = _compiled(jax.value_and_grad(loss, has_aux=True))(
+  (value, pooled), grads = quick.jit(jax.value_and_grad(loss, has_aux=True))(
     params
   )
   backbone = vit.VisionTransformer(**model.backbone_fields)
@@ -325,7 +317,7 @@ def run_vjepa_model(golden):
   convert = lambda source: vjepa_importer.convert(source, target)
   params = convert(arrays)
 
-  @_compiled
+  @quick.jit
   def look_inside(params):
     bound = model.bind({'params': params})
     embedded = bound.encoder.embed(_fill(video, tubelet))['tokens']
@@ -377,7 +369,7 @@ def run_vjepa_model(golden):
     error = predicted - masking.take_tokens(truth, wanted)
     return _mean_pair(losses.l1(error))
 
-  outputs['loss'], grads = _compiled(jax.value_and_grad(loss))(params)
+  outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(params)
   return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
 
 
@@ -454,7 +446,7 @@ def run_vjepa_train(golden):
       total += _mean_pair(losses.l1(error)) / len(masks)
     return total, outputs
 
-  (value, outputs), grads = _compiled(jax.value_and_grad(loss, has_aux=True))(
+  (value, outputs), grads = quick.jit(jax.value_and_grad(loss, has_aux=True))(
     params
   )
   outputs['loss'] = value
@@ -466,30 +458,6 @@ def run_vjepa_train(golden):
   return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
 
 
-# MaskFeat and MAE-ST.
-
-
-def run_targets(golden):
-  """Oriented gradients, pixels of every second frame, which frames."""
-  config = golden.meta['config']
-  video = np.moveaxis(golden.arrays['inputs/video'], 1, -1)
-  tubelet, patch = config['tubelet'], (config['patch'],) * 2
-  bins = dict(num_bins=config['nbins'], cell=config['cell'])
-  frames = video[:, ::tubelet]
-  cells = targets.hog_cells(frames, **bins)
-  count = video.shape[1] // tubelet
-  outputs = {
-    'hog_cells': cells.reshape(-1, *cells.shape[2:]),
-    'hog_target': targets.hog(video, (tubelet, *patch), **bins),
-    'pixel_target_strided': targets.pixels(frames, (1, *patch)),
-    'pixel_target_strided_norm': targets.pixels(
-      frames, (1, *patch), norm='patch'
-    ),
-    'mae_st_frame_index': video_ops.spread_frame_ids(video.shape[1], count),
-  }
-  return _run(golden, outputs, {})
-
-
 ADAPTERS = {
   'videomae_pretrain': run_videomae_pretrain,
   'videomae_cls': run_videomae_cls,
@@ -498,5 +466,4 @@ ADAPTERS = {
   'vjepa2_encoder_predictor': run_vjepa_model,
   'vjepa2_cls': run_vjepa_cls,
   'vjepa2_train_step': run_vjepa_train,
-  'maskfeat_targets': run_targets,
 }

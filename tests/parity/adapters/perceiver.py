@@ -16,20 +16,12 @@ from projects.perceiver import (
   postprocessors,
   tiling,
 )
+from tests.parity import gradients, quick
 from vidscenic.layers import fourier
 from vidscenic.ops import augment, losses
 
 # Fields of a reference's configuration that change no number.
 _UNUSED = ('num_z_channels',)
-
-
-def _compiled(function):
-  """jit in less time: compiling takes longer than running here."""
-  options = {
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  }
-  return jax.jit(function, compiler_options=options)
 
 
 def run_posenc(golden):
@@ -136,7 +128,7 @@ def run_classification(golden):
     )
     return total / count, (logits, state)
 
-  (value, (logits, state)), grads = _compiled(
+  (value, (logits, state)), grads = quick.jit(
     jax.value_and_grad(loss, has_aux=True)
   )(loaded.params)
   outputs['loss'] = value
@@ -198,7 +190,7 @@ def run_iterative(golden):
     total, count = losses.softmax_cross_entropy(logits, given['labels'])
     return total / count
 
-  outputs['loss'], grads = _compiled(jax.value_and_grad(loss))(loaded.params)
+  outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(loaded.params)
   return _stored(golden, outputs, loaded.published(grads))
 
 
@@ -222,7 +214,7 @@ def run_flow(golden):
   for name in ('preprocessed', 'decoder_cross_attend'):
     outputs[name] = outputs[name][:1]
 
-  @_compiled
+  @quick.jit
   def predict(images):
     x = patches.flow_patches(images)
     return net.apply({'params': loaded.params}, x) * factor
@@ -242,7 +234,7 @@ def run_flow(golden):
     total, count = flow_task.end_point_error(flow, given['target_flow'])
     return total / count
 
-  outputs['loss'], grads = _compiled(jax.value_and_grad(loss))(loaded.params)
+  outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(loaded.params)
   return _stored(golden, outputs, loaded.published(grads))
 
 
@@ -288,7 +280,7 @@ def run_video(golden):
   outputs = {}
   for name, probs in _RUNS.items():
 
-    @_compiled
+    @quick.jit
     def run(params, probs=probs):
       bound = net.bind({'params': params})
       latents, preprocessed = bound.encode(inputs, mask_probs=probs)
@@ -320,7 +312,7 @@ def run_video(golden):
     )
     return sum(scale * total / n for total, n, scale in terms.values())
 
-  outputs['label_visible/loss'], grads = _compiled(jax.value_and_grad(loss))(
+  outputs['label_visible/loss'], grads = quick.jit(jax.value_and_grad(loss))(
     loaded.params
   )
   return _stored(golden, outputs, loaded.published(grads))
@@ -353,7 +345,7 @@ def run_masked(golden):
   )
   ids, mask = given['token_ids'], given['mask'].astype(bool)
   loaded = _Loaded(golden, net, ids)
-  run = _compiled(
+  run = quick.jit(
     lambda params, mask: net.apply(
       {'params': params}, ids, input_mask=mask, query_mask=mask
     )
@@ -365,101 +357,11 @@ def run_masked(golden):
   return _stored(golden, outputs, {})
 
 
-def run_hugging_face(golden):
-  """The same weights as the port computes them and as Haiku does."""
-  config, arrays = golden.meta['config'], golden.below('params/')
-  given = golden.below('inputs/')
-  # Some hold the frames beside their patches.
-  given = max(given.values(), key=lambda x: x.size)
-  encoder = {
-    'num_self_attends_per_block': config['num_self_attends_per_block'],
-    'num_blocks': config['num_blocks'],
-    'z_index_dim': config['num_latents'],
-    'num_z_channels': config['d_latents'],
-    'num_cross_attend_heads': config['num_cross_attention_heads'],
-    'num_self_attend_heads': config['num_self_attention_heads'],
-  }
-  outputs = {}
-  for name in golden.wanted:
-    kind, _, variant = name.removeprefix('outputs/').partition('_')
-    activation = 'gelu_erf' if variant == 'exact_gelu' else 'gelu_tanh'
-    options = {'activation': activation}
-    if kind == 'flow':
-      net, inputs, factor = _hf_flow(config, encoder | options, options, given)
-    else:
-      net, inputs = _hf_classifier(
-        config, arrays, encoder | options, options, given, variant
-      )
-      factor = 1.0
-    target = jax.eval_shape(net.init, jax.random.key(0), inputs)
-    params = importer.convert(arrays, target['params'])
-    run = _compiled(lambda p, net=net, x=inputs: net.apply({'params': p}, x))
-    outputs[name] = run(params) * factor
-  return outputs
-
-
-def _hf_classifier(config, arrays, encoder, decoder, images, variant):
-  images = np.moveaxis(images, 1, -1)
-  learned = 'perceiver.input_preprocessor.convnet_1x1.weight' in arrays
-  latents = config['d_latents']
-  decoder = {
-    **decoder,
-    'trainable_position_encoding_kwargs': {'num_channels': latents},
-    'use_query_residual': not learned or variant != 'haiku',
-  }
-  if learned:
-    prefix = 'perceiver.input_preprocessor.'
-    table = arrays[f'{prefix}position_embeddings.position_embeddings']
-    project = arrays.get(f'{prefix}positions_projection.weight')
-    preprocessor = {
-      'prep_type': 'conv1x1',
-      'spatial_downsample': 1,
-      'num_channels': len(arrays[f'{prefix}convnet_1x1.weight']),
-      'position_encoding_type': 'trainable',
-      'trainable_position_encoding_kwargs': {'num_channels': table.shape[1]},
-      'project_pos_dim': -1 if project is None else len(project),
-    }
-  else:
-    preprocessor = {
-      'prep_type': 'pixels',
-      'spatial_downsample': 1,
-      'fourier_position_encoding_kwargs': {
-        'num_bands': config.get('num_bands', 64),
-        'max_resolution': config.get('max_resolution', (224, 224)),
-      },
-    }
-  net = model.image_classifier(
-    num_classes=config['num_labels'],
-    input_preprocessor=preprocessor,
-    encoder=encoder,
-    decoder=decoder,
-  )
-  return net, images
-
-
-def _hf_flow(config, encoder, decoder, given):
-  """Inputs are frames [B, 2, 3, H, W] or their patches [B, 2, 27, H, W]."""
-  x = jnp.asarray(given)
-  x = jnp.moveaxis(x, 2, -1) if x.shape[2] in (3, 27) else x
-  if x.shape[-1] == 3:
-    x = patches.flow_patches(x)
-  net = model.optical_flow(
-    image_size=x.shape[2:4],
-    num_channels=config.get('preprocessor_num_channels', 64),
-    num_bands=config.get('num_bands', 64),
-    max_resolution=config.get('max_resolution') or x.shape[2:4],
-    rescale_factor=config['rescale_factor'],
-    encoder=encoder,
-    decoder=decoder,
-  )
-  return net, x, config.get('flow_scale_factor', 20.0)
-
-
 class _Loaded:
   """Parameters of a golden in our layout, by the importer, and back."""
 
   def __init__(self, golden, net, inputs):
-    self._net = net
+    self._golden, self._net = golden, net
     self._arrays = golden.below('params/')
     shapes = dict(jax.eval_shape(net.init, jax.random.key(0), inputs))
     self._target = shapes.pop('params')
@@ -473,7 +375,7 @@ class _Loaded:
 
   def capture(self, inputs):
     """(outputs, what every module returned)."""
-    run = _compiled(
+    run = quick.jit(
       lambda params: self._net.apply(
         {'params': params, **self.state},
         inputs,
@@ -501,26 +403,15 @@ class _Loaded:
     }
 
   def published(self, grads):
-    """Our gradients under the published keys and shapes.
-
-    Every value is given its number, and the importer says where it goes.
-    """
-    numbers, start = {}, 0
-    for key, array in self._arrays.items():
-      stop = start + array.size
-      numbers[key] = np.arange(start, stop, dtype=np.float32).reshape(
-        array.shape
-      )
-      start = stop
-    placed = importer.convert(numbers, self._target)
-    flat = np.empty(start, np.float32)
-    jax.tree.map(
-      lambda where, g: flat.__setitem__(where.astype(int), np.asarray(g)),
-      placed,
-      dict(grads),
-    )
+    """Our gradients under the published keys and shapes."""
     return {
-      f'grads/{key}': flat[where.astype(int)] for key, where in numbers.items()
+      f'grads/{key}': value
+      for key, value in gradients.to_source(
+        lambda arrays: importer.convert(arrays, self._target),
+        self._arrays,
+        grads,
+        self._golden.below('grads/'),
+      ).items()
     }
 
 
@@ -538,5 +429,4 @@ ADAPTERS = {
   'perceiver_flow': run_flow,
   'perceiver_video': run_video,
   'perceiver_masked': run_masked,
-  'perceiver_hf': run_hugging_face,
 }

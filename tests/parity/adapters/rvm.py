@@ -8,6 +8,7 @@ import numpy as np
 
 from projects.rvm import importer, streaming
 from projects.rvm import model as model_lib
+from tests.parity import quick
 from vidscenic.layers import position
 from vidscenic.ops import losses, masking
 from vidscenic.ops import video as video_ops
@@ -26,15 +27,6 @@ def run_posenc(golden):
       grid = [int(n) for n in match.groups()]
       outputs[f'outputs/{name}'] = position.sincos_flat(grid, config['d'])
   return outputs
-
-
-def _compiled(function):
-  """jit in less time: compiling takes longer than running here."""
-  options = {
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  }
-  return jax.jit(function, compiler_options=options)
 
 
 def make_model(golden):
@@ -88,7 +80,7 @@ def _stream(model, params, frames, state=None):
 def _intermediates(golden, model, params, frames, features):
   """What is stored under names such as encoded_t0 and update_gate_t1."""
 
-  @_compiled
+  @quick.jit
   def look_inside(params, state, frame):
     bound = model.bind({'params': params}, mutable=['intermediates'])
     tokens = bound.encoder.embed(frame[..., None, :, :, :])['tokens']
@@ -145,7 +137,7 @@ def run_reconstruct(golden):
     total, count = losses.squared(error, weight=weight)
     return total / count, result
 
-  gradient = _compiled(jax.value_and_grad(loss, has_aux=True))
+  gradient = quick.jit(jax.value_and_grad(loss, has_aux=True))
   everywhere = jnp.ones((*targets.shape[:-1], 1))
   outputs = {}
   for kind, mask in masks.items():
@@ -155,7 +147,7 @@ def run_reconstruct(golden):
   outputs['features'], outputs['state'] = result['features'], result['state']
 
   mask = masks['independent']
-  _, result = _compiled(loss)(params, mask.keep_ids, None, zeros, everywhere)
+  _, result = quick.jit(loss)(params, mask.keep_ids, None, zeros, everywhere)
   outputs['independent/reconstructed_no_deltas'] = result['reconstructed']
   if 'state_given' in given:
     state = given['state_given']
