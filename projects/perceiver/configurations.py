@@ -1,10 +1,10 @@
 """Sizes of the published Perceivers, by name.
 
 Perceiver IO (arXiv 2107.14795): the six models with released weights, whose
-parameter counts are given, and the AudioSet models; the original Perceiver
-(2103.03206) for images and point clouds, of which no weights were released. In
-its text the first block of self-attention has weights of its own, but only one
-block that all passes share gives the 44.9M parameters that it reports.
+parameter counts are given; the original Perceiver (2103.03206) for images and
+point clouds, of which no weights were released. In its text the first block of
+self-attention has weights of its own, but only one block that all passes share
+gives the 44.9M parameters that it reports.
 """
 
 import copy

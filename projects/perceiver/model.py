@@ -413,10 +413,14 @@ def _check_patches(
   if any(side % spatial_downsample for side in image_size):
     raise ValueError(
       f'task.kwargs.model.image_size={tuple(image_size)} is no multiple of '
-      f'spatial_downsample={spatial_downsample}'
+      f'spatial_downsample={spatial_downsample}: change one of them'
     )
-  if num_samples % samples_per_patch or num_frames < 1:
+  if num_frames < 1:
+    raise ValueError(
+      f'task.kwargs.model.num_frames={num_frames}: want 1 or more'
+    )
+  if num_samples % samples_per_patch:
     raise ValueError(
       f'task.kwargs.model.num_samples={num_samples} is no multiple of '
-      f'samples_per_patch={samples_per_patch}'
+      f'samples_per_patch={samples_per_patch}: change one of them'
     )

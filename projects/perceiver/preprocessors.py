@@ -108,6 +108,18 @@ class ImagePreprocessor(nn.Module):
         f"{self.prep_type!r}: want 1, or prep_type='patches'"
       )
 
+  def _check_patches(self, shape):
+    """Refuses [B, T, H, W, C] or [B, H, W, C] that patches leave a rest of."""
+    names = ('temporal_downsample',) + 2 * ('spatial_downsample',)
+    sides = shape[1:-1]
+    for name, side in zip(names[-len(sides) :], sides, strict=True):
+      block = getattr(self, name)
+      if side % block:
+        raise ValueError(
+          f'{name}={block} does not divide inputs of {tuple(sides)}: make the '
+          f'side of {side} {side - side % block or block}, or change {name}'
+        )
+
   def _pixels(self, x, train):
     del train
     s = self.spatial_downsample
@@ -116,6 +128,7 @@ class ImagePreprocessor(nn.Module):
 
   def _patches(self, x, train):
     del train
+    self._check_patches(x.shape)
     x = patches.space_to_depth(
       x,
       temporal_block_size=self.temporal_downsample,

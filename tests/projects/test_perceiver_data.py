@@ -11,6 +11,7 @@ from projects.perceiver.data import (
   images,
   point_clouds,
   randaugment,
+  shapes,
   texts,
 )
 from vidscenic.data import containers, sources, writer
@@ -85,6 +86,35 @@ def test_images_become_clips_of_one_frame():
     images.ImageTransform(label='class').sample(record, rng())
 
 
+def test_shapes_are_told_by_their_form_and_not_by_their_colour():
+  source = shapes.SyntheticShapes('validation')
+  assert source[3]['video'].tobytes() == source[3]['video'].tobytes()
+  assert (source[3]['video'] != source[4]['video']).any()
+  area = {
+    name: np.mean([shapes._coverage(name, 48, rng(i)).mean() for i in range(9)])
+    for name in shapes.CLASSES
+  }
+  # Areas in squares of the radius, times that of the images.
+  mean = np.mean([rng(i).uniform(0.26, 0.38) ** 2 for i in range(9)])
+  assert area['disc'] == pytest.approx(np.pi * 0.85**2 * mean, rel=0.02)
+  assert area['ring'] == pytest.approx(np.pi * 0.7 * mean, rel=0.02)
+  assert area['square'] == pytest.approx(1.5**2 * mean, rel=0.02)
+  assert area['triangle'] == pytest.approx(0.75 * 3**0.5 * mean, rel=0.02)
+  assert area['cross'] == pytest.approx((2.24 - 0.56**2) * mean, rel=0.02)
+  assert area['bar'] == pytest.approx(1.2 * mean, rel=0.02)
+  records = [source[i] for i in range(400)]
+  colours = np.array([r['video'].mean((0, 1, 2)) / 255 for r in records])
+  labels = np.array([r['label'] for r in records])
+  features = np.pad(colours, ((0, 0), (0, 1)), constant_values=1)
+  weights = evaluation.fit(features[:300], labels[:300], len(shapes.CLASSES))
+  hits = np.argmax(features[300:] @ weights, axis=1) == labels[300:]
+  assert hits.mean() < 0.35  # 1/6 by chance
+  with pytest.raises(ValueError, match="split='test'"):
+    shapes.SyntheticShapes('test')
+  with pytest.raises(ValueError, match='side=4'):
+    shapes.SyntheticShapes(side=4)
+
+
 def write_video(path, *, sound, seconds=2):
   frames = np.repeat(picture(32, 32)[None], 25 * seconds, axis=0)
   time = np.arange(48_000 * seconds) / 48_000
@@ -125,6 +155,17 @@ def test_sound_of_arrays_is_averaged_and_cut():
   assert clip['audio_mask']
   transform = audio_video.AudioVideoClips(audio_samples=800, **options)
   with pytest.raises(ValueError, match='100.0 samples per frame, want 200.0'):
+    transform.sample(record, rng())
+  options['audio_rate'] = 48_000
+  transform = audio_video.AudioVideoClips(audio_samples=400, **options)
+  with pytest.raises(ValueError, match='has 1200 samples.*audio_rate=48000'):
+    transform.sample(record, rng())
+
+
+def test_frames_in_memory_without_sound_are_refused_with_the_remedy():
+  transform = audio_video.AudioVideoClips(audio_samples=30_720)
+  record = {'video': np.zeros((16, 8, 8, 3), np.uint8), 'label': np.int32(1)}
+  with pytest.raises(ValueError, match='no audio: .*source_kwargs.audio=True'):
     transform.sample(record, rng())
 
 

@@ -18,6 +18,7 @@ from projects.perceiver import (
   positions,
   preprocessors,
 )
+from tests.train import optim_cases
 from vidscenic import config as vc
 from vidscenic.importers import published
 from vidscenic.layers import transformer
@@ -81,16 +82,9 @@ def test_original_perceiver_has_its_44_9_million_parameters():
   assert round(count / 1e6, 1) == 44.9
 
 
-@pytest.mark.parametrize(
-  ('chunks', 'masked'),
-  [
-    ({'query_chunk': 4}, True),
-    ({'key_chunk': 8}, True),
-    ({'key_chunk': 7}, False),
-  ],
-)
-def test_chunks_change_neither_result_nor_gradient(chunks, masked):
-  # 30 inputs: chunks of 6 without, of 7 with padding; 9 queries.
+@functools.cache
+def read(masked, **chunks):
+  """((_, what CrossAttend gives), gradients) for 9 queries and 30 inputs."""
   queries, inputs = normal(2, 9, 6), normal(2, 30, 10, seed=2)
   masks = {}
   if masked:
@@ -101,21 +95,30 @@ def test_chunks_change_neither_result_nor_gradient(chunks, masked):
       'input_mask': jnp.asarray(input_mask),
       'query_mask': jnp.asarray(rng.random((2, 9)) < 0.5),
     }
-  options = dict(num_heads=2, qk_channels=8, v_channels=4)
-  whole = attend.CrossAttend(6, 10, **options)
-  variables = init(whole, queries, inputs)
+  module = attend.CrossAttend(
+    6, 10, num_heads=2, qk_channels=8, v_channels=4, **chunks
+  )
 
-  def run(module):
-    def loss(variables, queries, inputs):
-      out = module.apply(variables, queries, inputs, **masks)
-      return jnp.sum(out**3), out
+  def loss(variables, queries, inputs):
+    out = module.apply(variables, queries, inputs, **masks)
+    return jnp.sum(out**3), out
 
-    return jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(
-      variables, queries, inputs
-    )
+  return jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(
+    init(module, queries, inputs), queries, inputs
+  )
 
-  (_, want), want_grads = run(whole)
-  (_, got), got_grads = run(attend.CrossAttend(6, 10, **options, **chunks))
+
+@pytest.mark.parametrize(
+  ('chunks', 'masked'),
+  [
+    ({'query_chunk': 4}, True),
+    ({'key_chunk': 8}, True),  # 30 inputs: chunks of 6,
+    ({'key_chunk': 7}, False),  # of 7 with padding
+  ],
+)
+def test_chunks_change_neither_result_nor_gradient(chunks, masked):
+  (_, want), want_grads = read(masked)
+  (_, got), got_grads = read(masked, **chunks)
   np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
   for a, b in zip(
     jax.tree.leaves(got_grads), jax.tree.leaves(want_grads), strict=True
@@ -169,7 +172,7 @@ def test_scan_over_layers_and_passes_changes_nothing():
   )
   inputs = normal(2, 6, 5)
   plain = encoder.PerceiverEncoder(**options)
-  scanned = encoder.PerceiverEncoder(**options, scan=True, remat='full')
+  scanned = encoder.PerceiverEncoder(**options, scan=True)
   variables = init(plain, inputs)
   stacked = {'params': transformer.stack_blocks(variables['params'])}
   shapes = jax.eval_shape(scanned.init, jax.random.key(0), inputs)
@@ -182,6 +185,42 @@ def test_scan_over_layers_and_passes_changes_nothing():
   got = gradient(scanned)(stacked)['params']
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_lamb_trusts_every_tensor_of_every_layer_by_itself():
+  rng = np.random.default_rng(0)
+  shapes = {
+    'self_norm': {'scale': (8,)},
+    'self_attention': {'query': {'kernel': (8, 2, 4)}},
+  }
+  sizes = dict(enumerate((0.1, 1.0, 10.0)))  # of the layers' parameters
+  draw = lambda size: jax.tree.map(
+    lambda shape: size * rng.standard_normal(shape).astype(np.float32),
+    shapes,
+    is_leaf=lambda x: type(x) is tuple,
+  )
+  module = encoder.PerceiverEncoder(3, 2, 4, 8, scan=True)
+  tree = lambda layers: {
+    'encoder': {'self_attends': {f'block_{i}': x for i, x in layers.items()}}
+  }
+  params = tree({i: draw(size) for i, size in sizes.items()})
+  grads = tree({i: draw(1.0) for i in sizes})
+  stacked = transformer.stack_blocks(params)
+  made = jax.eval_shape(module.init, jax.random.key(0), normal(1, 6, 5))
+  assert stacked['encoder']['self_attends'].keys() == (
+    made['params']['self_attends'].keys()
+  )
+
+  def updates(params, grads):
+    tx = optim_cases.make_tx(params, name='lamb', lr=0.1).tx
+    return jit(tx.update)(grads, tx.init(params), params)[0]
+
+  want = transformer.stack_blocks(updates(params, grads))
+  got = updates(stacked, transformer.stack_blocks(grads))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    norms = np.linalg.norm(a.reshape(3, -1), axis=1)
+    assert norms[2] > 5 * norms[1] > 25 * norms[0]
 
 
 def test_passes_share_their_weights_unless_told_otherwise():
@@ -270,17 +309,27 @@ def inputs_of(task):
   }
 
 
-def test_outputs_in_chunks_equal_those_at_once():
-  task = autoencoder(chunk=7)  # 64 pixels, 6 patches of sound
-  inputs = inputs_of(task)
+@functools.cache
+def all_outputs():
+  """Of 64 pixels and 6 patches of sound, decoded at once."""
+  task = autoencoder()
   points = {
     'image': jnp.arange(64), 'audio': jnp.arange(6), 'label': None,
   }  # fmt: skip
-  want = jit(
+  run = jit(
     lambda p: task.model.apply(
-      {'params': p}, inputs, points=points, mask_probs={'label': 1.0}
+      {'params': p},
+      inputs_of(task),
+      points=points,
+      mask_probs={'label': 1.0},
     )
-  )(weights())
+  )
+  return run(weights())
+
+
+def test_outputs_in_chunks_equal_those_at_once():
+  task = autoencoder(chunk=7)
+  inputs, want = inputs_of(task), all_outputs()
   run = jit(task.decode_all)
   got = run(weights(), inputs)
   # The label is hidden, so it does not matter.
@@ -293,21 +342,25 @@ def test_outputs_in_chunks_equal_those_at_once():
 
 def test_every_example_may_have_points_of_its_own():
   task = autoencoder()
-  inputs = inputs_of(task)
-  run = jit(
-    lambda points: task.model.apply(
-      {'params': weights()}, inputs, points=points, mask_probs={'label': 1.0}
-    )
-  )
   points = {
     'image': jnp.array([[3, 40, 63], [9, 0, 1]]),
     'audio': jnp.array([[5, 1], [0, 2]]),
   }
-  got = run(points)
-  for row in range(2):
-    own = run({name: ids[row] for name, ids in points.items()})
-    for name in points:
-      np.testing.assert_allclose(got[name][row], own[name][row], atol=1e-5)
+  run = jit(
+    lambda p: task.model.apply(
+      {'params': p},
+      inputs_of(task),
+      points=points,
+      mask_probs={'label': 1.0},
+    )
+  )
+  got = run(weights())
+  for name, sizes in (('image', (64, 3)), ('audio', (6, 4))):
+    every = all_outputs()[name].reshape(2, *sizes)
+    for row, own in enumerate(points[name]):
+      np.testing.assert_allclose(
+        got[name][row].reshape(-1, sizes[1]), every[row][own], atol=1e-5
+      )
 
 
 def preprocess(inputs):
@@ -361,6 +414,7 @@ def test_masking_of_an_example_depends_on_its_key_alone():
   [
     ({'num_samples': 26}, 'num_samples=26 is no multiple of samples_per_patch'),
     ({'image_size': (4, 9)}, 'image_size=.* is no multiple of spatial_downs'),
+    ({'num_frames': 0}, 'num_frames=0: want 1 or more'),
     ({'encoder': {'z_index': 3}}, "model.encoder.z_index.*'z_index_dim'"),
   ],
 )
@@ -408,7 +462,16 @@ def test_learned_positions_know_one_size():
 @pytest.mark.parametrize(
   ('options', 'shape', 'message'),
   [
-    ({'prep_type': 'patches'}, (1, 6, 8, 3), 'must be a multiple'),
+    (
+      {'prep_type': 'patches'},
+      (1, 6, 8, 3),
+      r'spatial_downsample=4 does not divide .*\(6, 8\): make the side of 6 4',
+    ),
+    (
+      {'prep_type': 'patches', 'temporal_downsample': 2},
+      (1, 3, 8, 8, 3),
+      'temporal_downsample=2 does not divide',
+    ),
     ({'spatial_downsample': 8}, (1, 8, 8, 3), 'want a power of 4'),
     ({'prep_type': 'mel'}, (1, 8, 8, 3), "prep_type='mel'"),
     (
@@ -458,19 +521,3 @@ def test_flow_decoder_wants_the_images_it_was_made_for():
   array = jnp.zeros((1, 12, 3))
   with pytest.raises(ValueError, match='12 inputs are no image'):
     module.decoder_query(preprocessors.Preprocessed(array, array))
-
-
-def test_chunks_of_keys_keep_the_attention_matrix_out_of_memory():
-  num_inputs, num_latents = 8192, 256
-  shapes = (
-    jax.ShapeDtypeStruct((1, num_latents, 16), jnp.float32),
-    jax.ShapeDtypeStruct((1, num_inputs, 16), jnp.float32),
-  )
-  memory = []
-  for chunk in (0, 512):
-    module = attend.CrossAttend(16, 16, key_chunk=chunk)
-    variables = jax.eval_shape(module.init, jax.random.key(0), *shapes)
-    compiled = jit(module.apply).lower(variables, *shapes).compile()
-    memory.append(compiled.memory_analysis().temp_size_in_bytes)
-  matrix = 4 * num_inputs * num_latents
-  assert memory[0] > matrix > 3 * memory[1]

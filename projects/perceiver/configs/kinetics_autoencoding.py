@@ -1,4 +1,4 @@
-r"""Autoencoding of Kinetics-700, Perceiver IO (arXiv 2107.14795).
+r"""Autoencoding of Kinetics-700-2020, Perceiver IO (arXiv 2107.14795).
 
   python main.py --workdir=runs/perceiver_kinetics \
     --config=projects/perceiver/configs/kinetics_autoencoding.py \
@@ -75,7 +75,7 @@ def _clips(ucf, *, train):
     kwargs = {
       'root': '',
       'split': 'train' if train else 'val',
-      'version': '700',
+      'version': '700-2020',
     }
   return vc.data_spec(
     source=source,

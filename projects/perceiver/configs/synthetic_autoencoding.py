@@ -7,6 +7,9 @@ Video, sound and a label of clips of 4 frames of 24x24 pixels go through 48
 latents. The controls are constants: `l1_image_median`, the median colour of
 each clip, and `l1_audio_silence`. The smallest set of labels, how the nearest
 object moves, is there to be a label; 4 frames hardly tell it.
+
+Measured, 142 s on 2 shared cores: l1_image 0.0788, the median colour 0.0825;
+l1_audio 0.0986, silence 0.2046.
 """
 
 import ml_collections as mlc

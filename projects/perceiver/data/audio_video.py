@@ -7,7 +7,7 @@ import numpy as np
 
 from vidscenic.data import clips
 
-# Of the number of samples per frame; whole patches may leave a little out.
+# Of samples per frame or second; whole patches may leave a little out.
 _TOLERANCE = 0.01
 
 
@@ -52,6 +52,7 @@ class AudioVideoClips(clips.ClipTransform):
         f'{expected} samples at audio_rate={audio_rate}: change one of them'
       )
     self._num_samples, self._num_frames = samples, num_frames
+    self._rate = audio_rate
     super().__init__(
       num_frames=num_frames,
       fps=fps,
@@ -67,16 +68,28 @@ class AudioVideoClips(clips.ClipTransform):
     """As `ClipTransform.sample`.
 
     Raises:
-      ValueError: the sound of an array has another rate.
+      ValueError: frames in memory come without sound, which only a file may
+        lack, or their sound has another rate.
     """
+    if isinstance(record.get('video'), np.ndarray) and 'audio' not in record:
+      raise ValueError(
+        f'the data give {sorted(record)}, no audio: turn the sound on, such as '
+        'data.train.source_kwargs.audio=True, or give video files'
+      )
     if 'audio' in record:
       # Its rate is its length over that of the pictures.
       given = len(record['audio']) / len(record['video'])
+      rate = given * float(record.get('fps', 0))  # 0: unknown
+      if rate and abs(rate - self._rate) > _TOLERANCE * self._rate:
+        raise ValueError(
+          f'the sound has {rate:.0f} samples per second, transform_kwargs.'
+          f'audio_rate={self._rate}: make it {rate:.0f}, or resample the sound'
+        )
       want = self._num_samples / self._num_frames
       if abs(given - want) > _TOLERANCE * want:
         raise ValueError(
           f'the sound has {given:.1f} samples per frame, want {want:.1f}: '
-          'change audio_samples, or fps and audio_rate'
+          'change transform_kwargs.audio_samples, or fps and audio_rate'
         )
     clip = super().sample(record, rng)
     audio = np.asarray(clip.get('audio', np.zeros((0, 1))), np.float32)
