@@ -72,6 +72,8 @@ setuptools.setup(
     'gcs': ['etils[epath-gcs]>=1.15.0'],
     # Only for TFDS data sets that are not array_record files yet.
     'tf': ['tensorflow-cpu>=2.21.0'],
+    # Reading the Waymo Open Dataset.
+    'waymo': ['pyarrow>=26.0.1'],
     'demo': ['jupyterlab', 'matplotlib'],
     'dev': [
       'build>=1.6.1',

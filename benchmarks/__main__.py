@@ -23,6 +23,7 @@ SHORT = {
   'predict': '--seconds 10 120',
   'moog': '',
   'perceiver': 'imagenet_conv flow --repeats 2',
+  'layerlock': '--clip 8 64 64 --repeats 3',
 }
 
 

@@ -51,7 +51,7 @@ def test_setup_describes_the_package(setup_arguments):
   assert setup_arguments['license'] == 'Apache-2.0'
   assert setup_arguments['license_files'] == ['LICENSE']
   assert setup_arguments['python_requires'] == '>=3.11'
-  extras = {'gpu', 'tpu', 'gcs', 'k8s', 'tf', 'demo', 'dev'}
+  extras = {'gpu', 'tpu', 'gcs', 'k8s', 'tf', 'waymo', 'demo', 'dev'}
   assert set(setup_arguments['extras_require']) == extras
 
 
@@ -97,8 +97,8 @@ def test_third_party_imports_are_declared(setup_arguments):
     utils.canonicalize_name(requirements.Requirement(line).name)
     for line in setup_arguments['install_requires']
   }
-  # Imported only where the extra of the same name is needed.
-  declared |= {'tensorflow', 'tensorflow-cpu', 'matplotlib'}
+  # Imported only where an extra is needed.
+  declared |= {'tensorflow', 'tensorflow-cpu', 'matplotlib', 'pyarrow'}
   distributions = importlib.metadata.packages_distributions()
   known = {*sys.stdlib_module_names, 'vidscenic', 'projects', 'configs'}
   missing = []

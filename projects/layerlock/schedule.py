@@ -38,27 +38,28 @@ class Schedule:
   warmup_init: float = 0.0  # factor on the learning rate at a freeze
 
   def __post_init__(self):
-    for name, least in (
-      ('start', 0),
-      ('interval', 1),
-      ('max_frozen', 1),
-      ('jump', 1),
-      ('warmup_steps', 0),
+    for name, field, least in (
+      ('start', 'freeze_start_step', 0),
+      ('interval', 'freeze_interval', 1),
+      ('max_frozen', 'max_frozen_layers', 1),
+      ('jump', 'freeze_jump', 1),
+      ('warmup_steps', 'mini_warmup.steps', 0),
     ):
       value = getattr(self, name)
       if value < least:
         raise ValueError(
-          f'layerlock schedule: {name}={value}, want {least} or more, so that '
-          'the stages follow each other'
+          f'task.kwargs.layerlock.{field}={value}: want {least} or more, so '
+          'that every stage begins after the one before'
         )
     if self.mode not in TARGET_MODES:
       raise ValueError(
-        f'layerlock.target_mode={self.mode!r}: want one of {TARGET_MODES}'
+        f'task.kwargs.layerlock.target_mode={self.mode!r}: want one of '
+        f'{TARGET_MODES}'
       )
     if not 0 <= self.warmup_init <= 1:
       raise ValueError(
-        f'layerlock.mini_warmup.init={self.warmup_init}: want a number in '
-        '[0, 1]'
+        f'task.kwargs.layerlock.mini_warmup.init={self.warmup_init}: want a '
+        'number in [0, 1]'
       )
 
   @property

@@ -307,8 +307,10 @@ def test_flops_are_those_of_the_formula_in_every_stage():
   ('options', 'message'),
   [
     ({'max_frozen_layers': 3}, 'max_frozen_layers=3, but the encoder has 2'),
-    ({'freeze_interval': 0}, 'interval=0, want 1'),
-    ({'freeze_jump': 0}, 'jump=0, want 1'),
+    ({'freeze_interval': 0}, 'layerlock.freeze_interval=0: want 1'),
+    ({'freeze_jump': 0}, 'layerlock.freeze_jump=0: want 1'),
+    ({'freeze_start_step': -1}, 'layerlock.freeze_start_step=-1: want 0'),
+    ({'max_frozen_layers': 0}, 'layerlock.max_frozen_layers=0: want 1'),
     ({'latent_head': 'two'}, "latent_head='two'"),
     ({'target_mode': 'all'}, "target_mode='all'"),
     ({'target_mode': 'multi'}, "needs latent_head='per_target'"),

@@ -89,12 +89,20 @@ def test_arrays_are_features_too():
 
 @pytest.mark.parametrize('finetune', [False, True])
 def test_backbone_learns_only_if_told_to(finetune):
+  label = {
+    'factory': 'vidscenic.tasks.attentive_heads:Classes',
+    'num_classes': 3,
+    'width': 4,
+    'num_heads': 1,
+  }
   task = readout.Readout(
-    clip=CLIP, heads={'points': POINTS}, finetune=finetune, **VIT
+    clip=CLIP, heads={'label': label}, finetune=finetune, **VIT
   )
-  batch = make_batch()
-  params, _ = jax.jit(task.init, compiler_options=FAST)(
-    jax.random.key(0), batch
+  batch = make_batch() | {'label': np.array([0, 2])}
+  shapes, _ = jax.eval_shape(task.init, jax.random.key(0), batch)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda s: jnp.asarray(rng.standard_normal(s.shape), s.dtype), shapes
   )
 
   def loss(params):

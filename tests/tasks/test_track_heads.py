@@ -61,6 +61,19 @@ def test_point_loss_counts_pixels_of_a_256_frame():
   want = softplus(0) + softplus(1) + softplus(-2) + softplus(3)
   assert weight == 4
   np.testing.assert_allclose(total, want, rtol=1e-5)
+  # With both points masked but the first, only its frames are left.
+  masked = track_heads.Points(
+    clip=CLIP, num_points=2, masked=True, layers=LAYERS
+  )
+  terms, alone = says(masked, tracks).loss(
+    {},
+    FEATURES,
+    batch | {'query_mask': np.array([[True, False]])},
+    CONTEXT,
+  )
+  assert terms['position'][1] == terms['visible'][1] == 3
+  # 3 and 8 pixels off: within three and one of five thresholds.
+  np.testing.assert_allclose(alone['position_accuracy'][0], 0.4, rtol=1e-6)
   assert set(figures) == {
     'aj', 'position_accuracy', 'occlusion_accuracy', 'aj_still',
   }  # fmt: skip

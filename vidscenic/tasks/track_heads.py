@@ -74,7 +74,8 @@ class Points(_TrackHead):
   """Point tracks.
 
   Batch: query_points float32[B, N, 3], (t, y, x); target_points [B, N, T, 2],
-  (x, y), all in raster pixels of the clip; occluded bool[B, N, T].
+  (x, y), all in raster pixels of the clip; occluded bool[B, N, T]; if `masked`
+  also query_mask bool[B, N], True for the tracks that count.
 
   Loss, over frames from the query on, in pixels of a 256 x 256 frame: Huber of
   the distance where visible (0.05), binary cross-entropy of visibility, and of
@@ -83,6 +84,8 @@ class Points(_TrackHead):
   Args:
     clip: (T, H, W) of a training clip.
     num_points: N.
+    masked: batches hold query_mask; for data with fewer tracks than N, or with
+      tracks that the clip does not show.
     kind: 'recurrent' or 'window'; the latter needs queries in frame 0.
     hop: frames between windows in longer clips; 0: half a window.
     layers: fields of `track_readouts.RecurrentTracks` or `WindowTracks`.
@@ -98,6 +101,7 @@ class Points(_TrackHead):
     *,
     clip: Sequence[int],
     num_points: int = 64,
+    masked: bool = False,
     kind: str = 'recurrent',
     hop: int = 0,
     layers: Mapping[str, Any] | None = None,
@@ -105,11 +109,12 @@ class Points(_TrackHead):
     super().__init__(clip, kind, hop, layers)
     if not self.layers.visibility:
       raise ValueError('layers.visibility: point tracks need True')
-    self.num_points = num_points
+    self.num_points, self.masked = num_points, masked
 
   def fields(self):
     n, t = self.num_points, self.clip[0]
-    return {
+    mask = {'query_mask': jax.ShapeDtypeStruct((n,), jnp.bool_)}
+    return (mask if self.masked else {}) | {
       'query_points': jax.ShapeDtypeStruct((n, 3), jnp.float32),
       'target_points': jax.ShapeDtypeStruct((n, t, 2), jnp.float32),
       'occluded': jax.ShapeDtypeStruct((n, t), jnp.bool_),
@@ -136,7 +141,7 @@ class Points(_TrackHead):
     hidden = batch['occluded']
     frames = jnp.arange(points.shape[2])
     counted = frames >= jnp.round(queries[..., :1])
-    counted &= losses.align(batch['mask'], counted)
+    counted &= losses.align(self._known(batch), counted)
     seen = counted & ~hidden
     error = points - truth
     position = losses.huber_distance(error, delta=_HUBER, weight=seen)
@@ -163,7 +168,7 @@ class Points(_TrackHead):
       'target_points': truth,
       'target_occluded': batch['occluded'],
       'mode': 'first',
-      'mask': batch['mask'],
+      'mask': self._known(batch),
     }
     still = jnp.broadcast_to(
       _to_scored(queries, batch['video'].shape)[:, :, None], points.shape
@@ -187,6 +192,12 @@ class Points(_TrackHead):
       name: metrics.mean_of_known(value, mask=batch['mask'])
       for name, value in known.items()
     }
+
+  def _known(self, batch):
+    """bool[B] or [B, N]: what counts."""
+    if not self.masked:
+      return batch['mask']
+    return batch['mask'][:, None] & batch['query_mask']
 
   def predict(self, params, features, batch, state=None):
     """Returns points [B, N, T, 2], (x, y) in pixels, and occluded [B, N, T]."""

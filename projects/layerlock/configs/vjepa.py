@@ -19,11 +19,13 @@ from vidscenic import config as vc
 
 
 def get_config(arg=''):
-  """Arguments: freeze, size (vjepa.py:freeze=false,size=H)."""
-  arg = vc.parse_arg(arg, freeze=True, size='L')
+  """Arguments: freeze, size, steps (vjepa.py:freeze=false,size=H)."""
+  arg = vc.parse_arg(arg, freeze=True, size='L', steps=90_000)
+  depth = vc.build('vidscenic.layers.vit:vit_config', name=arg.size)['depth']
+  frozen = depth * 2 // 3  # of L: 16
   config = vc.base_config()
   config.batch_size = 3072
-  config.steps = 90_000
+  config.steps = arg.steps  # further lengths are shares of it
   config.task.factory = 'projects.layerlock.vjepa:MaskedLatents'
   config.task.kwargs = mlc.ConfigDict(
     {
@@ -44,10 +46,10 @@ def get_config(arg=''):
   if arg.freeze:
     config.task.kwargs.layerlock = mlc.ConfigDict(
       {
-        'freeze_start_step': 30_000,
-        'freeze_interval': 3_600,
-        'max_frozen_layers': 16,  # two thirds of the blocks of L
-        'mini_warmup': {'steps': 360, 'init': 0.0},
+        'freeze_start_step': arg.steps // 3,
+        'freeze_interval': max(1, int(0.64 * arg.steps / frozen)),
+        'max_frozen_layers': frozen,
+        'mini_warmup': {'steps': arg.steps // 250, 'init': 0.0},
       }
     )
   config.ema.decay = 0.999
@@ -76,13 +78,13 @@ def get_config(arg=''):
   # The cosine is a quarter longer than the run, which so ends above its end.
   config.optim.schedule = vc.schedule_spec(
     name='cosine',
-    warmup_steps=12_000,
+    warmup_steps=arg.steps * 2 // 15,  # 12,000
     warmup_init=2e-4 / 6.25e-4,
     end=1e-6 / 6.25e-4,
-    decay_steps=112_500,
+    decay_steps=arg.steps * 5 // 4,
   )
   config.log.every_steps = 100
   config.checkpoint.every_steps = 5_000
-  config.compile_ahead_steps = 1_000
+  config.compile_ahead_steps = arg.steps // 90
   config.sharding = ((r'.*', 'fsdp'),)
   return vc.finalize(config)

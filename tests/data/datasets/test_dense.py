@@ -198,7 +198,7 @@ def test_scannet_stretches(scannet, kwargs, count, last):
 
 
 def test_scannet_needs_a_scan_that_is_long_enough(scannet):
-  with pytest.raises(ValueError, match='none of its 2 scans has 13 frames'):
+  with pytest.raises(ValueError, match='none of its 2 recordings has 13'):
     dense.ScanNet(str(scannet), 'val', num_frames=13)
 
 

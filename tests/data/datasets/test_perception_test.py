@@ -117,6 +117,23 @@ def test_boxes_change_their_order_of_coordinates(root):
   np.testing.assert_array_equal(record['start_frames'], [3])
 
 
+def test_tracks_are_cut_or_filled_to_a_number(root):
+  make = lambda **options: perception_test.PerceptionTest(str(root), **options)
+  whole, one = make()[0], make(num_tracks=1)[0]
+  np.testing.assert_array_equal(
+    one['target_points'], whole['target_points'][:1]
+  )
+  three = make(num_tracks=3)[0]
+  np.testing.assert_array_equal(
+    three['query_points'][:2], whole['query_points']
+  )
+  np.testing.assert_array_equal(three['query_mask'], [True, True, False])
+  assert three['occluded'][2].all()
+  boxes = make(task='object_tracking', num_tracks=2)[0]
+  assert boxes['boxes'].shape == (LENGTH, 2, 4)
+  np.testing.assert_array_equal(boxes['boxes_mask'].sum(0), [2, 0])
+
+
 def test_it_goes_through_the_clip_transform(root):
   source = pickle.loads(pickle.dumps(perception_test.PerceptionTest(str(root))))
   transform = clips.ClipTransform(

@@ -49,6 +49,7 @@ READERS = {
   'perception_test_points': _reader(
     'perception_test', 'PerceptionTest', task='point_tracking'
   ),
+  'realestate10k': _reader('real_estate', 'RealEstate10K'),
   'robotap': _reader('tapvid', 'TapVid', split='robotap'),
   'scannet': _reader('dense', 'ScanNet'),
   'sintel': _reader('flow', 'Sintel'),
@@ -61,6 +62,7 @@ READERS = {
   'tapvid_rgb_stacking': _reader('tapvid', 'TapVid', split='rgb_stacking'),
   'ucf101': _reader('ucf_hmdb', 'Ucf101'),
   'vip': _reader('dense', 'Vip'),
+  'waymo_boxes': _reader('waymo', 'WaymoBoxes'),
   # One's own.
   'array_records': Reader('vidscenic.data.array_records:ArrayRecords'),
   'video_folder': Reader('vidscenic.data.sources:VideoFolder'),

@@ -12,7 +12,12 @@ import numpy as np
 from absl import logging
 
 from vidscenic.data import containers, decode, png16, resize
-from vidscenic.data.datasets import pictures, tables
+from vidscenic.data.datasets import (
+  listed_videos,
+  pictures,
+  stretches,
+  tables,
+)
 
 _DAVIS = (
   'DAVIS-2017-trainval-480p.zip, free from https://davischallenge.org, unpacks '
@@ -86,7 +91,7 @@ class Davis(_LabelledVideos):
   """
 
   def __init__(self, root: str, split: str = 'val', resolution: str = '480p'):
-    tables.require_folder(root, _DAVIS)
+    listed_videos.require_root(root, _DAVIS)
     super().__init__(
       _videos(os.path.join(root, 'ImageSets', '2017', f'{split}.txt'), _DAVIS),
       os.path.join(root, 'JPEGImages', resolution),
@@ -115,7 +120,7 @@ class Vip(_LabelledVideos):
   NUM_CLASSES = 20
 
   def __init__(self, root: str, split: str = 'val'):
-    tables.require_folder(root, _VIP)
+    listed_videos.require_root(root, _VIP)
     super().__init__(
       _videos(os.path.join(root, 'lists', f'{split}_videos.txt'), _VIP),
       os.path.join(root, 'Images'),
@@ -155,19 +160,13 @@ class ScanNet:
     stride: int = 1,
     hop: int = 0,
   ):
-    if num_frames < 1 or stride < 1 or hop < 0:
-      raise ValueError(
-        'num_frames and stride must be >= 1 and hop >= 0, got '
-        f'{num_frames}, {stride} and {hop}'
-      )
-    tables.require_folder(root, _SCANNET)
-    # Frames of an example lie within `span`; the names of all frames of a scan
-    # are one array: the data set has 2 million frames.
-    self._offsets = np.arange(num_frames) * stride
-    span = int(self._offsets[-1]) + 1
-    self._hop = hop or span
+    self._stretches = stretches.Stretches(
+      num_frames=num_frames, stride=stride, hop=hop
+    )
+    listed_videos.require_root(root, _SCANNET)
+    # The names of all frames of a scan are one array: the data set has 2
+    # million frames.
     self._scans = []  # (folder, names of the frames)
-    counts = []  # examples per scan
     list_file = os.path.join(root, f'scannetv2_{split}.txt')
     for where, name in _videos(list_file, _SCANNET_LIST):
       folder = os.path.join(root, 'scans', name)
@@ -177,22 +176,11 @@ class ScanNet:
       self._scans.append(
         (folder, np.array([pictures.stem(path) for path in colour]))
       )
-      counts.append(len(range(0, len(colour) - span + 1, self._hop)))
-    self._ends = np.cumsum(counts)
-    if not self._ends[-1]:
-      raise ValueError(
-        f'{list_file}: none of its {len(counts)} scans has {span} frames '
-        f'(num_frames={num_frames}, stride={stride})'
-      )
-    logging.info(
-      '%d examples from %d scans of ScanNet; %d scans are too short',
-      len(self),
-      len(counts),
-      counts.count(0),
-    )
+    lengths = [len(names) for _, names in self._scans]
+    logging.info('%s', self._stretches.number(lengths, list_file))
 
   def __len__(self) -> int:
-    return int(self._ends[-1])
+    return len(self._stretches)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     """One stretch of a scan.
@@ -209,11 +197,9 @@ class ScanNet:
       IndexError: index outside [-len, len).
       VideoError: a file cannot be read.
     """
-    index = range(len(self))[index]
-    scan = int(np.searchsorted(self._ends, index, side='right'))
-    first = (index - (self._ends[scan - 1] if scan else 0)) * self._hop
+    scan, frames = self._stretches[index]
     folder, names = self._scans[scan]
-    names = names[first + self._offsets]
+    names = names[frames]
     colour = [os.path.join(folder, 'color', f'{name}.jpg') for name in names]
     depth = np.stack(
       [

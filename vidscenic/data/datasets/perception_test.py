@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vidscenic.data import containers, sources
-from vidscenic.data.datasets import queries, tables
+from vidscenic.data.datasets import listed_videos, queries, tables
 
 _ORIGIN = (
   'Perception Test, free from '
@@ -38,6 +38,8 @@ class PerceptionTest:
       then for `<task>_<split>.json`.
     videos: folder with `<video id>.mp4`, relative to root.
     id_list: file with one video id per line, relative to root: only these.
+    num_tracks: tracks of every example, for batches: the first ones, filled up
+      with masked ones. 0: those that the video has.
 
   Raises:
     FileNotFoundError: annotations or a video are missing; says where the data
@@ -55,10 +57,12 @@ class PerceptionTest:
     annotations: str = '',
     videos: str = 'videos',
     id_list: str = '',
+    num_tracks: int = 0,
   ):
     if task not in self.TASKS:
       raise ValueError(f'task must be one of {self.TASKS}, got {task!r}')
     hint = _ORIGIN.format(split=split)
+    listed_videos.require_root(root, hint)
     path = _annotation_file(root, split, task, annotations, hint)
     entries = tables.read_json(path, hint)
     wanted = None
@@ -68,6 +72,9 @@ class PerceptionTest:
       for name, where in wanted.items():
         if name not in entries:
           raise ValueError(f'{where}: {path} has no video {name!r}')
+    if num_tracks < 0:
+      raise ValueError(f'num_tracks must be >= 0, got {num_tracks}')
+    self._num_tracks = num_tracks
     self._points = task == 'point_tracking'
     parse = _point_tracks if self._points else _box_tracks
     self._videos = []  # (id, video file, moving, tracks)
@@ -98,9 +105,9 @@ class PerceptionTest:
 
     Returns:
       dict(video=VideoFile, path=video id, camera_moving=bool), and for points
-      the fields of `TapVid` in pixels of the video file; for boxes
-      boxes=float32[T, K, 4], (ymin, xmin, ymax, xmax) in [0, 1],
-      boxes_mask=bool[T, K], True in annotated frames, and
+      the fields of `TapVid` in pixels of the video file, with num_tracks also
+      query_mask=bool[N]; for boxes boxes=float32[T, K, 4], (ymin, xmin, ymax,
+      xmax) in [0, 1], boxes_mask=bool[T, K], True in annotated frames, and
       start_frames=int32[K].
 
     Raises:
@@ -116,10 +123,17 @@ class PerceptionTest:
         file, f'has {frames.num_frames} frames, frame {last} is annotated'
       )
     record = {'video': video, 'path': name, 'camera_moving': np.bool_(moving)}
-    if self._points:
-      size = (frames.height, frames.width)
-      return record | _dense_points(tracks, frames.num_frames, size)
-    return record | _dense_boxes(tracks, frames.num_frames)
+    if not self._points:
+      return record | _fill(
+        _dense_boxes(tracks, frames.num_frames),
+        self._num_tracks,
+        axes={'boxes': 1, 'boxes_mask': 1},
+      )
+    size = (frames.height, frames.width)
+    fields = _dense_points(tracks, frames.num_frames, size)
+    if self._num_tracks:
+      fields['query_mask'] = np.ones(len(fields['track']), bool)
+    return record | _fill(fields, self._num_tracks)
 
 
 # --- private ---
@@ -202,6 +216,20 @@ def _dense_boxes(tracks, length):
     boxes[ids, column], mask[ids, column] = values, True
   starts = np.array([start for *_, start in tracks], np.int32)
   return {'boxes': boxes, 'boxes_mask': mask, 'start_frames': starts}
+
+
+def _fill(fields, count, axes=None):
+  """Cuts the tracks to a number, or adds some of zeros, occluded ones."""
+  if not count:
+    return fields
+  out = {}
+  for name, array in fields.items():
+    axis = (axes or {}).get(name, 0)
+    array = array.take(range(min(count, array.shape[axis])), axis)
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, count - array.shape[axis])
+    out[name] = np.pad(array, widths, constant_values=name == 'occluded')
+  return out
 
 
 def _explain(error):
