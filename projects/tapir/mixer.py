@@ -61,7 +61,9 @@ class Mixer(nn.Module):
         x,
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights),
       )
-      after = [jax.tree.map(lambda a: a[i], after) for i in range(len(names))]
+      after = [
+        jax.tree.map(lambda a, i=i: a[i], after) for i in range(len(names))
+      ]
     else:
       after = []
       for name in names:
