@@ -27,6 +27,13 @@ def twice(model, video, out):
     out.arrays('difference', frames.mean((1, 2, 3)) - mean)
 
 
+def brightest(model, video, out):
+  """By a program that is made for every video."""
+  program = jax.jit(lambda frames: frames.max((1, 2, 3)))
+  for chunk in video.chunks(4):
+    out.arrays('brightest', program(chunk.frames)[: chunk.count])
+
+
 def fail_at_last(model, video, out):
   means(model, video, out)
   if video.name == 'last':

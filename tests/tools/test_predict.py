@@ -1,5 +1,6 @@
 """A run's model meets one's own videos; mistakes are told in one line."""
 
+import collections
 import functools
 import itertools
 import os
@@ -56,6 +57,31 @@ def videos(tmp_path_factory):
 def results(folder):
   with np.load(folder / 'results.npz') as arrays:
     return dict(arrays)
+
+
+def test_a_second_video_of_the_same_size_compiles_nothing(
+  workdir, videos, tmp_path, request
+):
+  # In tests nothing compiles for a whole second, and the run above, in this
+  # process, set a folder of its own.
+  for field, value in (
+    ('jax_persistent_cache_min_compile_time_secs', 0),
+    ('jax_compilation_cache_dir', None),
+  ):
+    before = getattr(jax.config, field)
+    request.addfinalizer(functools.partial(jax.config.update, field, before))
+    jax.config.update(field, value)
+  counts = collections.Counter()
+  listener = lambda event, **_: counts.update([event])
+  jax.monitoring.register_event_listener(listener)
+  request.addfinalizer(
+    lambda: jax.monitoring.unregister_event_listener(listener)
+  )
+  predict.predict(
+    make_config('brightest'), workdir, f'{videos}/*.mp4', str(tmp_path)
+  )
+  assert counts['/jax/compilation_cache/cache_hits'] == 1
+  assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_each_video_gets_a_folder_of_results(workdir, videos, tmp_path):

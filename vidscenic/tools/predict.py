@@ -18,6 +18,7 @@ import contextlib
 import glob
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -106,11 +107,35 @@ def predict(
   except ValueError as error:
     raise UsageError(str(error)) from error
   written = []
-  for folder, video in videos.items():
-    written += predict_video(
-      function, model, video, folder, overwrite=overwrite
-    )
+  with _compiled_once() if len(videos) > 1 else contextlib.nullcontext():
+    for folder, video in videos.items():
+      written += predict_video(
+        function, model, video, folder, overwrite=overwrite
+      )
   return written
+
+
+@contextlib.contextmanager
+def _compiled_once():
+  """Keeps programs from one video to the next of its size.
+
+  A prediction function makes its programs for every video anew; what XLA made
+  of them is found again in jax's cache on disk.
+  """
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  if jax.config.jax_compilation_cache_dir is not None:
+    yield
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    compilation_cache.reset_cache()
+    try:
+      yield
+    finally:
+      jax.config.update('jax_compilation_cache_dir', None)
+      compilation_cache.reset_cache()
 
 
 def _find_config(workdir, weights):
