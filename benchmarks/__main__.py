@@ -24,6 +24,9 @@ SHORT = {
   'moog': '',
   'perceiver': 'imagenet_conv flow --repeats 2',
   'layerlock': '--clip 8 64 64 --repeats 3',
+  'rvm': '--models S --size 128 --batch_sizes 1 --train_batch_sizes '
+  '--lengths 16 64 --repeats 3',
+  'tapir': '--points 64 --boots_points --online_points 64 --repeats 2',
 }
 
 

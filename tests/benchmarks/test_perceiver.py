@@ -4,7 +4,6 @@ import functools
 
 import pytest
 
-import benchmarks.__main__ as all_benchmarks
 from benchmarks import perceiver
 from vidscenic.train import inspect
 
@@ -37,7 +36,3 @@ def test_unknown_model_is_refused(capsys):
   with pytest.raises(SystemExit):
     perceiver.main(['no_such_model'])
   assert "no model 'no_such_model'" in capsys.readouterr().err
-
-
-def test_short_settings_are_flags_of_the_benchmark():
-  perceiver.parser().parse_args(all_benchmarks.SHORT['perceiver'].split())

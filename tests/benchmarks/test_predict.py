@@ -2,7 +2,6 @@
 
 import json
 
-import benchmarks.__main__ as all_benchmarks
 from benchmarks import predict
 from vidscenic.data import decode
 
@@ -31,7 +30,3 @@ def test_videos_have_the_length_and_sound_that_are_measured(tmp_path):
   assert (index.num_frames, index.fps) == (20, 10)
   assert (index.height, index.width) == (32, 48)
   assert index.has_audio
-
-
-def test_short_settings_are_flags_of_the_benchmark():
-  predict.parser().parse_args(all_benchmarks.SHORT['predict'].split())

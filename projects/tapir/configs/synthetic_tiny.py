@@ -19,7 +19,7 @@ FRAMES, SIDE, POINTS = 8, 64, 32
 
 def get_config(arg=''):
   """Argument: steps, the length of the run (synthetic_tiny.py:steps=5000)."""
-  arg = vc.parse_arg(arg, steps=700)
+  arg = vc.parse_arg(arg, steps=400)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 4
@@ -35,16 +35,18 @@ def get_config(arg=''):
         'softmax_temperature': 20.0,
         'pyramid_level': 1,
         'num_pips_iter': 2,
-        'stem_channels': 16,
-        'channels_per_group': (16, 32, 48, 64),
+        'stem_channels': 8,
+        'channels_per_group': (8, 24, 32, 64),
+        'blocks_per_group': (1, 1, 1, 1),
         'mixer_hidden_dim': 96,
         'num_mixer_blocks': 2,
-        'initial_resolution': (SIDE, SIDE),
+        # Twice that of the clips: cells of 4 pixels.
+        'initial_resolution': (2 * SIDE, 2 * SIDE),
       },
     }
   )
   config.data.train = clips('train')
-  config.optim.lr = 2e-3
+  config.optim.lr = 3e-3
   config.optim.b2 = 0.95
   config.optim.weight_decay = 0.01
   # Biases and the norms of layers; the backbone's norms do decay, as published.
@@ -83,6 +85,7 @@ def clips(split):
       'width': SIDE,
       'difficulty': 'medium',
       'num_tracks': POINTS,
+      'queries': 'any' if split == 'train' else 'first',
     },
     transform_kwargs={
       'num_frames': FRAMES,
