@@ -64,6 +64,12 @@ _WEIGHTS = flags.DEFINE_string(
   '',
   'predict: name of published weights, or a file, instead of --workdir.',
 )
+_OPTION = flags.DEFINE_multi_string(
+  'option',
+  [],
+  'for predict: NAME=VALUE, an argument of the prediction function, over '
+  '--config.predict.kwargs; can be repeated',
+)
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'predict: replace files that are in --output already.'
 )
@@ -143,6 +149,7 @@ def _predict(config):
       step=_STEP.value,
       overwrite=_OVERWRITE.value,
       fps=_FPS.value,
+      options=predict.parse_options(_OPTION.value),
     )
   except predict.ERRORS as e:
     sys.exit(str(e))

@@ -40,7 +40,8 @@ def show(
   """Writes what the model and its heads make of a video.
 
     tracks.mp4: point and box tracks over the video, from heads 'points' and
-      'boxes'; points.csv; in results.npz times [T], points [T, N, 2], (x, y) in
+      'boxes'; points.csv: frame, seconds, point, x, y, visible (1 or 0), as in
+      results.npz, which has times [T], points [T, N, 2], (x, y) in
       pixels of the video, occluded [T, N], boxes [T, K, 4], (ymin, xmin, ymax,
       xmax) in [0, 1].
     frames.mp4: each frame as it was predicted from those before, beside it, of
@@ -83,7 +84,7 @@ def show(
   trackers, painter = [], tracks.TrackPainter()
   if 'tracks' in what:
     trackers = _trackers(model, video, points, boxes, grid)
-  pending = []  # (source frames, chunk) whose tracks are not known yet
+  pending = []  # (number, seconds, frame) whose tracks are not known yet
   for part in video.chunks(chunk, size=size, with_source=True):
     found = reader.read(part.frames, watch=watch)
     source = part.source[: part.count]
@@ -96,7 +97,8 @@ def show(
       last = part.first + part.count >= video.num_frames
       for tracker in trackers:
         tracker.add(found['features'][:, : part.count], last=last)
-      pending += list(source)
+      numbers = range(part.first, part.first + part.count)
+      pending += list(zip(numbers, part.times, source, strict=True))
       ready = min(tracker.ready for tracker in trackers)
       _write_tracks(out, trackers, painter, pending[:ready])
       pending = pending[ready:]
@@ -277,7 +279,8 @@ def _grid(video, side):
 def _write_tracks(out, trackers, painter, frames):
   if not frames:
     return
-  pictures = np.stack(frames)
+  numbers, times, pictures = zip(*frames, strict=True)
+  pictures = np.stack(pictures)
   height, width = pictures.shape[1:3]
   for tracker in trackers:
     values, seen = tracker.take(len(frames))
@@ -288,6 +291,8 @@ def _write_tracks(out, trackers, painter, frames):
     points = values * np.float32([width, height])
     out.arrays('points', points)
     out.arrays('occluded', ~seen)
+    rows = tracks.rows(numbers[0], times, points, seen)
+    out.table('points', tracks.COLUMNS, rows)
     pictures = painter.draw(
       pictures, points.swapaxes(0, 1), ~seen.swapaxes(0, 1)
     )

@@ -10,7 +10,6 @@ from vidscenic.tools import predict
 from vidscenic.viz import tracks as tracks_viz
 
 _DRAWN = 16  # frames that are drawn at a time
-_COLUMNS = ('frame', 'seconds', 'point', 'x', 'y', 'visible')
 
 
 def track(
@@ -89,23 +88,8 @@ def track(
     out.arrays('times', times)
     out.arrays('points', found)
     out.arrays('visible', visible)
-    out.table('tracks', _COLUMNS, _rows(number, times, found, visible))
-
-
-def _rows(first, times, found, visible):
-  for i, (seconds, places, seen) in enumerate(
-    zip(times, found, visible, strict=True)
-  ):
-    for point in np.flatnonzero(np.isfinite(places).all(1)):
-      x, y = places[point]
-      yield (
-        first + i,
-        f'{seconds:.4f}',
-        point,
-        f'{x:.3f}',
-        f'{y:.3f}',
-        int(seen[point]),
-      )
+    rows = tracks_viz.rows(number, times, found, visible)
+    out.table('tracks', tracks_viz.COLUMNS, rows)
 
 
 # (number of the first frame, frames [t, H, W, 3], points [t, N, 2], visible)

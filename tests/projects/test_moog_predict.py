@@ -1,5 +1,7 @@
 """What --mode=predict writes for a video, however long it is."""
 
+import csv
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,12 @@ def test_results_do_not_depend_on_the_chunks(model, video, tmp_path):
   assert results[0]['points'].shape == (NUM_FRAMES, 4, 2)
   for name, value in results[0].items():
     np.testing.assert_allclose(value, results[1][name], rtol=1e-4, atol=1e-3)
+  with open(tmp_path / '7' / 'points.csv') as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == NUM_FRAMES * 4
+  places = [(float(row['x']), float(row['y'])) for row in rows]
+  got = results[1]['points'].reshape(-1, 2)
+  np.testing.assert_allclose(places, got, atol=1e-3)
   for name in ('tracks', 'frames', 'attention'):
     index = decode.index_video(tmp_path / '3' / f'{name}.mp4')
     np.testing.assert_allclose(index.times, video.times)

@@ -84,6 +84,34 @@ def test_a_second_video_of_the_same_size_compiles_nothing(
   assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_options_go_over_those_of_the_config(workdir, videos, tmp_path):
+  run = functools.partial(
+    predict.predict, make_config(every=1), workdir, f'{videos}/one.mp4'
+  )
+  run(str(tmp_path / 'all'))
+  run(str(tmp_path / 'some'), options={'every': 2})
+  counts = [
+    len(results(tmp_path / name / 'one')['means']) for name in ('all', 'some')
+  ]
+  assert counts == [10, 6]  # chunks of 4 frames, every second one
+  with pytest.raises(predict.UsageError, match="did you mean 'every'"):
+    run(str(tmp_path / 'none'), options={'evry': 2})
+
+
+def test_options_are_literals_or_text():
+  texts = ['n=3', 'points=((1.0,2.0),)', 'flag=True', 'file=a=b.png', 'empty=']
+  assert predict.parse_options(texts) == {
+    'n': 3,
+    'points': ((1.0, 2.0),),
+    'flag': True,
+    'file': 'a=b.png',
+    'empty': '',
+  }
+  for wrong in ('n', '=3', 'a.b=3'):
+    with pytest.raises(predict.UsageError, match='want NAME=VALUE'):
+      predict.parse_options([wrong])
+
+
 def test_each_video_gets_a_folder_of_results(workdir, videos, tmp_path):
   written = predict.predict(
     make_config(length=3), workdir, f'{videos}/*.mp4', str(tmp_path / 'out')

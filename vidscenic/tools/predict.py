@@ -14,13 +14,14 @@ function with an attribute `open_text`, called with a path, gets what that
 returns for files that end in .txt.
 """
 
+import ast
 import contextlib
 import glob
 import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from absl import logging
@@ -48,6 +49,7 @@ def predict(
   step: int | None = None,
   overwrite: bool = False,
   fps: float = 25.0,
+  options: Mapping[str, Any] | None = None,
 ) -> list[pathlib.Path]:
   """Calls `config.predict.factory` for every video.
 
@@ -65,6 +67,7 @@ def predict(
     step: the checkpoint of this step, not the newest.
     overwrite: replace results.
     fps: frames per second of folders of pictures.
+    options: arguments of the prediction function, over `predict.kwargs`.
 
   Returns:
     The files that were written.
@@ -95,7 +98,7 @@ def predict(
       config.predict.factory,
       3,
       field='predict.factory',
-      **config.predict.kwargs,
+      **{**config.predict.kwargs, **(options or {})},
     )
     # jax and what needs it is imported here: refusals stay fast.
     from vidscenic.tools import load, loaded
@@ -113,6 +116,26 @@ def predict(
         function, model, video, folder, overwrite=overwrite
       )
   return written
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+  """{'NAME': value} of ['NAME=VALUE', ...].
+
+  A value is a Python literal, such as 3, True or (1,2), else a string.
+
+  Raises:
+    UsageError: a text without a name or a value.
+  """
+  options = {}
+  for text in texts:
+    name, equals, value = text.partition('=')
+    if not (name.isidentifier() and equals):
+      raise UsageError(f'--option={text}: want NAME=VALUE')
+    try:
+      options[name] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      options[name] = value
+  return options
 
 
 @contextlib.contextmanager

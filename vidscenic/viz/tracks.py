@@ -1,14 +1,21 @@
 """Point tracks drawn onto a video: dots, rings where occluded, and trails.
 
+Also as rows of a table.
+
 Points are (x, y) in raster pixels of the frames, (0, 0) the upper-left corner
 of the first pixel, as in `target_points` of the batches. A point that is NaN or
 outside the image is not drawn.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from vidscenic.viz import colors as colors_lib
 from vidscenic.viz import images, marks
+
+# Of `rows`.
+COLUMNS = ('frame', 'seconds', 'point', 'x', 'y', 'visible')
 
 _RIM = np.array([0, 0, 0], np.uint8)  # sets marks off from any background
 _RIM_ALPHA = 0.45
@@ -246,3 +253,29 @@ def _checked_colors(colors, points):
     first = points[:, 0] if points.shape[1] else np.zeros((len(points), 2))
     return track_colors(first)
   return colors_lib.checked(colors, len(points))
+
+
+def rows(
+  first: int, times: np.ndarray, points: np.ndarray, visible: np.ndarray
+) -> Iterator[tuple]:
+  """A row of `COLUMNS` for each point and frame, but for points that are NaN.
+
+  Args:
+    first: number of the first frame.
+    times: float[T], in seconds.
+    points: float[T, N, 2], (x, y) in raster pixels.
+    visible: bool[T, N]; written as 1 or 0.
+  """
+  for i, (seconds, places, seen) in enumerate(
+    zip(times, points, visible, strict=True)
+  ):
+    for point in np.flatnonzero(np.isfinite(places).all(1)):
+      x, y = places[point]
+      yield (
+        first + i,
+        f'{seconds:.4f}',
+        point,
+        f'{x:.3f}',
+        f'{y:.3f}',
+        int(seen[point]),
+      )

@@ -6,8 +6,8 @@ r"""Published weights of RVM on one's own videos.
 Other sizes: --config=projects/rvm/configs/predict.py:size=L with
 --weights=rvm_large, or with any file of that layout. A mask of the first frame,
 a palette or grey picture of object numbers, is carried through the video with
---config.predict.kwargs.mask=mask.png, points (a text file, `x,y` per line) with
---config.predict.kwargs.points=points.txt. See `predict.describe` for what is
+--option=mask=mask.png, points (a text file, `x,y` per line) with
+--option=points=points.txt. See `predict.describe` for what is
 written. Models of one's own: their config with --workdir.
 """
 
