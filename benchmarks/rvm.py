@@ -4,7 +4,7 @@
   python -m benchmarks.rvm --models S B L --dtype bfloat16 --batch_sizes 1 8 32
 
 Defaults depend on the device: sizes S to L in bfloat16 on GPUs, S in float32
-and small batches on CPUs. Weights are random; frames have 256x256 pixels.
+on CPUs. Weights are random; frames have 256x256 pixels.
 """
 
 import functools

@@ -15,6 +15,7 @@ from vidscenic.data import resize
 from vidscenic.layers import pixel_decoder
 from vidscenic.ops import masking
 from vidscenic.tasks import readout, track_heads
+from vidscenic.tools import predict as predict_lib
 from vidscenic.viz import attention as attention_viz
 from vidscenic.viz import boxes as box_viz
 from vidscenic.viz import images, tracks
@@ -65,12 +66,12 @@ def show(
     what: which of 'tracks', 'frames' and 'attention' to write.
 
   Raises:
-    ValueError: an unusable argument, named.
+    UsageError: an unusable argument, named.
   """
   unknown = sorted(set(what) - set(_OUTPUTS))
   if unknown:
-    raise ValueError(
-      f'predict.kwargs.what: {unknown[0]!r} is none of {_OUTPUTS}'
+    raise predict_lib.UsageError(
+      f'--option=what: {unknown[0]!r} is none of {_OUTPUTS}'
     )
   size = tuple(size) or model.task.clip[1:]
   count = getattr(model.task.backbone, 'num_tokens', 0)
@@ -110,13 +111,13 @@ class _Reader:
   def __init__(self, model, size, *, tokens, factor, seed):
     task = model.task
     if not hasattr(task.backbone, 'lattices'):
-      raise ValueError(
+      raise predict_lib.UsageError(
         f'{type(task.backbone).__name__}: projects.moog.predict shows MooG'
       )
     count = task.backbone.num_tokens
     if not all(0 <= n < count for n in tokens):
-      raise ValueError(
-        f'predict.kwargs.tokens={list(tokens)}: want numbers below {count}'
+      raise predict_lib.UsageError(
+        f'--option=tokens={list(tokens)}: want numbers below {count}'
       )
     self.decodes = isinstance(task, task_lib.NextFrame)
     self.factor = factor
@@ -237,19 +238,21 @@ def _trackers(model, video, points, boxes, grid):
   heads = model.task.heads
   for name, given in (('points', points), ('boxes', boxes)):
     if given and name not in heads:
-      raise ValueError(
-        f'predict.kwargs.{name}: the task has no head {name!r}, only '
-        f'{sorted(heads)}'
+      raise predict_lib.UsageError(
+        f'--option={name}: the task has no head {name!r}, only {sorted(heads)}'
       )
   trackers = []
   if 'points' in heads and (points or not boxes):
     points = np.asarray(points or _grid(video, grid), np.float32)
     if points.ndim != 2 or points.shape[1] != 2:
-      raise ValueError('predict.kwargs.points: want (x, y) pairs')
+      raise predict_lib.UsageError('--option=points: want (x, y) pairs')
     queries = np.insert(points[:, ::-1], 0, 0, axis=1)
-    track_heads.check_points(
-      queries, (video.num_frames, video.height, video.width)
-    )
+    try:
+      track_heads.check_points(
+        queries, (video.num_frames, video.height, video.width)
+      )
+    except ValueError as error:
+      raise predict_lib.UsageError(f'--option=points: {error}') from error
     trackers.append(
       _Tracker(
         heads['points'],
@@ -261,8 +264,8 @@ def _trackers(model, video, points, boxes, grid):
     boxes = np.asarray(boxes, np.float32)
     good = boxes.ndim == 2 and boxes.shape[1] == 4
     if not good or not (0 <= boxes.min() and boxes.max() <= 1):
-      raise ValueError(
-        'predict.kwargs.boxes: want (ymin, xmin, ymax, xmax) in [0, 1]'
+      raise predict_lib.UsageError(
+        '--option=boxes: want (ymin, xmin, ymax, xmax) in [0, 1]'
       )
     trackers.append(
       _Tracker(heads['boxes'], model.params['heads']['boxes'], boxes)

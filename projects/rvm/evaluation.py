@@ -81,6 +81,7 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
     top_k: int = 7,
     temperature: float = 0.7,
     chunk: int = 4,
+    reset_every: int = 4,
     controls: Sequence[str] = CONTROLS,
     published: Sequence[tuple[str, float]] = (),
     **kwargs,
@@ -93,8 +94,8 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
       size: (H, W) that frames are resized to.
       context, radius, top_k, temperature: see `propagation.Settings`; radius
         inf searches recent frames as a whole.
-      chunk: frames that the encoder takes at once, and that the control
-        '_reset' remembers.
+      chunk: frames that the encoder takes at once.
+      reset_every: frames that the control '_reset' remembers.
       controls: which of `CONTROLS` to run; each but 'copied' takes as long as
         the model itself.
       published: (name, figure in percent) pairs to print beside the result.
@@ -108,12 +109,12 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
     streaming.grid(task.model, self.size)  # refuses sizes that do not fit
     self.settings = propagation.Settings(context, radius, top_k, temperature)
     unknown = sorted(set(controls) - set(CONTROLS))
-    if unknown or chunk < 1:
+    if unknown or chunk < 1 or reset_every < 1:
       raise ValueError(
-        f'controls={tuple(controls)}, chunk={chunk}: want some of {CONTROLS} '
-        'and 1 or more'
+        f'controls={tuple(controls)}, {chunk=}, {reset_every=}: want some of '
+        f'{CONTROLS}, and 1 or more'
       )
-    self._chunk = chunk
+    self._chunk, self._reset_every = chunk, reset_every
     self._controls = tuple(controls)
     self._published = tuple(published)
 
@@ -135,7 +136,9 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
       figures |= {f'{name}{end}': value for name, value in scores.items()}
     if self._published:
       others = ', '.join(f'{name} {value}' for name, value in self._published)
-      logging.info('%s: %s, published: %s', self.name, self.benchmark, others)
+      logging.info(
+        '%s: %s, published, in percent: %s', self.name, self.benchmark, others
+      )
     return figures, {}
 
   @abc.abstractmethod
@@ -174,9 +177,9 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
       features = jax.device_put(features, everywhere)
       return streaming.feature_map(model, features, self.size), state
 
-    return lambda video: feature_maps(
-      encode, video, chunk=self._chunk, reset=control == 'reset'
-    )
+    reset = control == 'reset'
+    chunk = self._reset_every if reset else self._chunk
+    return lambda video: feature_maps(encode, video, chunk=chunk, reset=reset)
 
   def _fresh(self):
     def init():

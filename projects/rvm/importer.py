@@ -75,8 +75,8 @@ def load(
   Args:
     path: of the npz file.
     target: shapes of the model's parameters.
-    encoder_only: read encoder and core alone. A decoder that the model has
-      keeps its own values.
+    encoder_only: read encoder and core alone, as for a model without decoder.
+      A decoder that the model has keeps its own values.
 
   Returns:
     Nested dicts like target, without what keeps its values.
@@ -98,11 +98,7 @@ def convert(
   name: str = 'the file',
 ) -> dict[str, Any]:
   """`load` for arrays in memory, which errors call `name`."""
-  if 'mask_token' not in target and not encoder_only:
-    raise ValueError(
-      f'{name}: the model has no decoder (model.decoder=False): set '
-      'encoder_only=True of the importer to leave out that of the file'
-    )
+  encoder_only |= 'mask_token' not in target
   fields = model_fields(arrays, with_decoder=not encoder_only, name=name)
   try:
     params, report = tree.convert(
@@ -114,8 +110,8 @@ def convert(
     )
   except ValueError as error:
     raise ValueError(
-      f'{name} does not fit the model: set task.kwargs.model to '
-      f'{_describe(fields)}. {error}'
+      f'{name} does not fit the model; by its shapes the file is one of '
+      f'task.kwargs.model {_describe(fields)}. {error}'
     ) from error
   logging.info('%s: %s', name, report)
   return params

@@ -36,6 +36,8 @@ def describe(
   features_every: int = 1,
   moments: int = 4,
   gaps: Sequence[int] = (4, 48),
+  radius: float = propagation.PUBLISHED.radius,
+  top_k: int = propagation.PUBLISHED.top_k,
 ):
   """Streams a video through the model.
 
@@ -63,17 +65,21 @@ def describe(
       They are carried on.
     features_every: 0 writes no features.
     moments: reconstructions shown, evenly spaced; 0: none.
-    gaps: (least, most) frames from the sources to the frames filled in.
+    gaps: (least, most) frames from the sources to the frames filled in, which
+      are brought to the size of training, whatever their shape.
+    radius, top_k: of the propagation of masks and points, see
+      `propagation.Settings`; radius in patches.
 
   Raises:
     UsageError, OSError: a mask or points that cannot be used.
   """
   size = _fitted(video, short_side, model.task.model.patch)
   carriers = []
+  settings = propagation.PUBLISHED._replace(radius=radius, top_k=top_k)
   if mask:
-    carriers.append(_Masks(mask, video, size, model.task.model))
+    carriers.append(_Masks(mask, video, size, model.task.model, settings))
   if points:
-    carriers.append(_Points(points, video, size, model.task.model))
+    carriers.append(_Points(points, video, size, model.task.model, settings))
 
   pca = features_viz.FeaturePca()
   for _, maps in _stream(model, video, size, chunk):
@@ -124,9 +130,11 @@ def _stream(model, video, size, chunk, *, with_source=False):
 class _Carrier:
   """Feeds feature maps to a propagation as they come."""
 
-  def __init__(self, labels):
+  def __init__(self, labels, settings):
     self._maps = collections.deque()
-    self._labels = propagation.propagate(self._arrived(), labels)
+    self._labels = propagation.propagate(
+      self._arrived(), labels, settings=settings
+    )
 
   def _arrived(self) -> Iterator[np.ndarray]:
     while True:
@@ -142,20 +150,20 @@ class _Carrier:
 class _Masks:
   """A mask of the first frame, carried on."""
 
-  def __init__(self, path, video, size, net):
+  def __init__(self, path, video, size, net, settings):
     with Image.open(path) as picture:
       mask = np.array(picture)
     original = video.height, video.width
     if mask.shape != original or mask.dtype != np.uint8:
       raise predict_lib.UsageError(
-        f'predict.kwargs.mask={path!r} is {mask.dtype}{list(mask.shape)}: want '
+        f'--option=mask={path} is {mask.dtype}{list(mask.shape)}: want '
         f'a palette or grey picture of {original[1]}x{original[0]} pixels, '
         f'like {video.path}'
       )
     labels, self._numbers = soft_labels.from_mask(
       mask, size=size, grid=streaming.grid(net, size)
     )
-    self._carrier = _Carrier(labels)
+    self._carrier = _Carrier(labels, settings)
     self._sizes = dict(size=size, original=original)
 
   def take(self, frames, maps, part, out):
@@ -173,29 +181,29 @@ class _Masks:
 class _Points:
   """Points of the first frame, carried on."""
 
-  def __init__(self, path, video, size, net):
+  def __init__(self, path, video, size, net, settings):
     try:
       points = np.loadtxt(path, delimiter=',', ndmin=2)
     except ValueError as error:
       raise predict_lib.UsageError(
-        f'predict.kwargs.points={path!r}: want a line `x,y` for each point: '
-        f'{error}'
+        f'--option=points={path}: want a line `x,y` for each point: {error}'
       ) from error
     self._original = video.height, video.width
     limit = self._original[::-1]
     if points.shape[1:] != (2,) or not len(points):
       raise predict_lib.UsageError(
-        f'predict.kwargs.points={path!r}: want a line `x,y` for each point'
+        f'--option=points={path}: want a line `x,y` for each point'
       )
     if not ((points >= 0) & (points < limit)).all():
       raise predict_lib.UsageError(
-        f'predict.kwargs.points={path!r}: want points within {limit[0]}x'
+        f'--option=points={path}: want points within {limit[0]}x'
         f'{limit[1]} pixels, got {points.min(0)} to {points.max(0)}'
       )
     self._carrier = _Carrier(
       soft_labels.from_keypoints(
         points, original=self._original, grid=streaming.grid(net, size)
-      )
+      ),
+      settings,
     )
     self._painter = tracks.TrackPainter()
 

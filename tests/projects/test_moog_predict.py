@@ -14,6 +14,7 @@ from vidscenic.data import decode, stream
 from vidscenic.ops import masking
 from vidscenic.tasks import readout
 from vidscenic.tools import loaded, outputs
+from vidscenic.tools import predict as predict_lib
 
 NUM_FRAMES = 7
 WINDOW = dict(
@@ -111,12 +112,12 @@ def test_windows_slide_as_in_one_go(video, tmp_path):
   ('options', 'message'),
   [
     ({'points': [(50.0, 3.0)]}, 'outside the frame of 32x48'),
-    ({'boxes': [(0, 0, 2, 1)]}, 'predict.kwargs.boxes: want'),
+    ({'boxes': [(0, 0, 2, 1)]}, '--option=boxes: want'),
     ({'tokens': (5,)}, 'want numbers below 5'),
     ({'what': ('flow',)}, "'flow' is none of"),
   ],
 )
 def test_wrong_options_are_refused(model, video, tmp_path, options, message):
   with outputs.Outputs(tmp_path / 'out', video) as out:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(predict_lib.UsageError, match=message):
       predict.show(model, video, out, **{'tokens': (0,), **options})

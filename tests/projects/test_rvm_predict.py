@@ -122,7 +122,7 @@ def test_weights_without_a_decoder_show_features_alone(video, tmp_path):
 @pytest.mark.parametrize(
   ('name', 'text', 'message'),
   [
-    ('points', '1,2\n3\n', "points='.*points.txt': want a line `x,y`"),
+    ('points', '1,2\n3\n', 'points=.*points.txt: want a line `x,y`'),
     ('points', '1,2,3\n', 'want a line `x,y`'),
     ('points', '1,2\n48,3\n', 'within 48x32 pixels'),
     ('mask', None, r'mask=.* is uint8\[8, 8, 3\]: want .* of 48x32 pixels'),

@@ -100,15 +100,19 @@ def predict(
       field='predict.factory',
       **{**config.predict.kwargs, **(options or {})},
     )
-    # jax and what needs it is imported here: refusals stay fast.
-    from vidscenic.tools import load, loaded
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+  # jax and what needs it is imported here: refusals stay fast.
+  from vidscenic.tools import load, loaded
 
+  try:
     if weights:
       model = load.load_with_state(weights, config=config)
     else:
       model = loaded.from_workdir(config, workdir, step)
   except ValueError as error:
-    raise UsageError(str(error)) from error
+    flag = 'weights' if weights else 'workdir'
+    raise UsageError(f'--{flag}: {error}') from error
   written = []
   with _compiled_once() if len(videos) > 1 else contextlib.nullcontext():
     for folder, video in videos.items():
