@@ -22,7 +22,7 @@ STACK = {'num_heads': 2, 'qkv_features': 64, 'mlp_features': 128}
 
 def get_config(arg=''):
   """Arguments: steps; readouts; initial, the kind of initial state."""
-  arg = vc.parse_arg(arg, steps=900, readouts=True, initial='encoder')
+  arg = vc.parse_arg(arg, steps=1200, readouts=True, initial='encoder')
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 16
