@@ -139,7 +139,14 @@ def _row(name, args):
   flops = inspect.matmul_flops(traced)
   compiled = traced.lower().compile()
   rng = np.random.default_rng(0)
-  arrays = jax.tree.map(functools.partial(_fill, rng), shapes)
+  params, state, rows = shapes
+  fill = functools.partial(_fill, rng)
+  arrays = (
+    jax.tree.map(fill, params),
+    # Batch statistics: a variance is positive.
+    jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), state),
+    jax.tree.map(fill, rows),
+  )
   seconds = timing.time_calls(lambda: compiled(*arrays), repeats=args.repeats)
   total = sum(flops.values())
   want, speed = REFERENCE.get(name, (None, None))

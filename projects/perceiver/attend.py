@@ -28,20 +28,15 @@ SHAPES_FOR_ATTN = ('kv', 'q')
 
 # Haiku's default for linear layers and convolutions: a normal distribution of
 # deviation 1 / sqrt(fan in), cut off at two deviations and not widened again.
-_plain = nn.initializers.variance_scaling(
+PLAIN_INIT = nn.initializers.variance_scaling(
   0.87962566103423978**2, 'fan_in', 'truncated_normal'
 )
 
 
 def linear(features: int, *, dtype, zeros: bool = False, **options):
   """A linear layer outside of attention, initialised as Haiku does."""
-  init = nn.initializers.zeros if zeros else _plain
+  init = nn.initializers.zeros if zeros else PLAIN_INIT
   return nn.Dense(features, kernel_init=init, dtype=dtype, **options)
-
-
-def plain_init():
-  """Initializer of linear layers and convolutions outside of attention."""
-  return _plain
 
 
 class CrossAttend(nn.Module):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from projects.perceiver import configurations
+from projects.perceiver import configurations, encoder
 from vidscenic import config_checks, task
 from vidscenic.ops import losses, masking, metrics
 from vidscenic.ops import video as video_ops
@@ -73,6 +73,13 @@ class AudioVideo(task.Task):
     self.samples_per_patch = fields.get('samples_per_patch', 16)
     self._queries = _known('queries', PUBLISHED_QUERIES, queries)
     self._scales = _known('scales', PUBLISHED_SCALES, scales)
+    if not 0 <= label_mask_prob <= 1:
+      raise ValueError(
+        f'task.kwargs.label_mask_prob={label_mask_prob}: want a number in '
+        '[0, 1]'
+      )
+    if chunk < 1:
+      raise ValueError(f'task.kwargs.chunk={chunk}: want 1 or more')
     self._label_mask_prob = label_mask_prob
     self._chunk = chunk
     sizes = self.num_outputs()
@@ -125,7 +132,7 @@ class AudioVideo(task.Task):
       points=points,
       mask_keys=keys,
       mask_probs={'label': self._label_mask_prob},
-      train=True,
+      **encoder.training_options(ctx),
     )
     targets = autoencoding_targets(inputs, points, self.samples_per_patch)
     terms = autoencoding_terms(
@@ -192,21 +199,17 @@ class AudioVideo(task.Task):
     for name, total in self.num_outputs().items():
       count = -(-total // self._chunk)
       size = -(-total // count)
-      # The last chunk repeats outputs of the one before.
-      first = np.minimum(np.arange(count) * size, total - size)
-      each = first[:, None] + np.arange(size)
+      # The last chunk is filled up with the last output.
+      points = np.minimum(np.arange(count * size), total - 1)
       parts = jax.lax.map(
         lambda points, name=name: decode({name: points})[name],
-        jnp.asarray(each),
+        jnp.asarray(points.reshape(count, size)),
       )
-      kept = (count - 1) * size
-      rows = parts[:-1].swapaxes(0, 1).reshape(len(latents), -1, *_tail(parts))
-      last = parts[-1]
-      per_output = last.shape[1] // size
-      skip = (kept - int(first[-1])) * per_output
-      results[name] = jnp.concatenate([rows, last[:, skip:]], axis=1).astype(
-        jnp.float32
-      )
+      length = total * parts.shape[2] // size  # a patch has several samples
+      parts = jnp.moveaxis(parts, 0, 1).astype(jnp.float32)
+      results[name] = parts.reshape(len(latents), -1, *parts.shape[3:])[
+        :, :length
+      ]
     return results
 
   def _inputs(self, batch):
@@ -317,10 +320,6 @@ def autoencoding_terms(
     results['label'], targets['label'], weight=mask
   )
   return {name: (*pair, scales[name]) for name, pair in pairs.items()}
-
-
-def _tail(parts):
-  return parts.shape[3:]
 
 
 def _without_sound(batch):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from projects.perceiver import configurations
+from projects.perceiver import configurations, encoder
 from projects.perceiver.data import texts
 from vidscenic import task
 from vidscenic.ops import losses, masking, metrics
@@ -88,7 +88,7 @@ class MaskedBytes(task.Task):
   def loss(self, params, model_state, batch, ctx):
     ids = batch['ids']
     hidden, seen = self._hide(ids, ctx)
-    logits = self._logits(params, seen, train=ctx.train)
+    logits = self._logits(params, seen, **encoder.training_options(ctx))
     weight = hidden * batch['mask'][:, None]
     loss = losses.softmax_cross_entropy(logits, ids, weight=weight)
     figures = {
@@ -121,11 +121,11 @@ class MaskedBytes(task.Task):
     """
     del model_state, ctx
     ids = batch['ids']
-    logits = self._logits(params, ids, train=False)
+    logits = self._logits(params, ids)
     best = NUM_SPECIAL + jnp.argmax(logits[..., NUM_SPECIAL:], axis=-1)
     return {'logits': logits, 'ids': jnp.where(ids == MASK, best, ids)}, carry
 
-  def _logits(self, params, ids, *, train):
+  def _logits(self, params, ids, **options):
     padded = self._padded(ids)
     mask = padded != PAD
     logits = self.model.apply(
@@ -133,7 +133,7 @@ class MaskedBytes(task.Task):
       padded,
       input_mask=mask,
       query_mask=mask,
-      train=train,
+      **options,
     )
     return logits[:, : ids.shape[1]].astype(jnp.float32)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from projects.perceiver import configurations
+from projects.perceiver import configurations, encoder
 from vidscenic import task
 from vidscenic.ops import losses, metrics
 from vidscenic.tasks import classification
@@ -103,7 +103,7 @@ class PointClassification(task.Task):
     return self.model.init(rng, batch['points'][:1])['params'], {}
 
   def loss(self, params, model_state, batch, ctx):
-    logits = self._logits(params, batch, train=ctx.train)
+    logits = self._logits(params, batch, **encoder.training_options(ctx))
     label, mask = batch['label'], batch['mask']
     loss = losses.softmax_cross_entropy(logits, label, weight=mask)
     figures = {'top1': metrics.topk_accuracy(logits, label, mask=mask)}
@@ -112,10 +112,10 @@ class PointClassification(task.Task):
   def predict(self, params, model_state, batch, ctx, carry=None):
     """-> {'logits', 'probabilities': float32[B, num_classes]}, carry."""
     del model_state, ctx
-    logits = self._logits(params, batch, train=False)
+    logits = self._logits(params, batch)
     outputs = {'logits': logits, 'probabilities': jax.nn.softmax(logits)}
     return outputs, carry
 
-  def _logits(self, params, batch, *, train):
-    logits = self.model.apply({'params': params}, batch['points'], train=train)
+  def _logits(self, params, batch, **options):
+    logits = self.model.apply({'params': params}, batch['points'], **options)
     return logits.astype(jnp.float32)

@@ -10,10 +10,15 @@ the first cross-attention has weights of its own, all later ones share one set
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from projects.perceiver import attend, positions
+from vidscenic import task
 from vidscenic.layers import transformer
+
+# Folded into the key of a step; no row has this number.
+_DROPOUT = 2**31 - 1
 
 
 class PerceiverEncoder(nn.Module):
@@ -157,6 +162,22 @@ class PerceiverEncoder(nn.Module):
       raise ValueError(
         f'num_reads={self.num_reads}: want 1 or num_blocks={self.num_blocks}'
       )
+
+
+def training_options(ctx: task.StepContext) -> dict[str, Any]:
+  """Arguments with which a model is applied in a loss.
+
+  Args:
+    ctx: of the step.
+
+  Returns:
+    {'train': True, 'rngs': {'dropout': key}} in training, else {}.
+  """
+  if not ctx.train:
+    return {}
+  # Microbatches share the key: with it alone they would drop the same.
+  rng = jax.random.fold_in(jax.random.fold_in(ctx.rng, _DROPOUT), ctx.rows[0])
+  return {'train': True, 'rngs': {'dropout': rng}}
 
 
 def _chain(blocks, z, train):

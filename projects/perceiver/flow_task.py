@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from projects.perceiver import configurations, patches, tiling
+from projects.perceiver import configurations, encoder, patches, tiling
 from vidscenic import task
 from vidscenic.ops import losses
 from vidscenic.ops import video as video_ops
@@ -71,11 +71,12 @@ class OpticalFlow(task.Task):
 
   def init(self, rng, batch):
     height, width = self.patch
-    pair = self._inputs(batch['video'][:1, :, :height, :width])
-    return self.model.init(rng, pair)['params'], {}
+    pair = _frames(batch)[:1, :, :height, :width]
+    return self.model.init(rng, patches.flow_patches(pair))['params'], {}
 
   def loss(self, params, model_state, batch, ctx):
-    flow = self._flow(params, batch['video'])
+    options = encoder.training_options(ctx)
+    flow = self.flow(params, _frames(batch), **options)
     target = batch['forward_flow'][:, 0]
     known = batch['flow_mask'][:, 0]
     weight = known * losses.align(batch['mask'], known)
@@ -99,42 +100,34 @@ class OpticalFlow(task.Task):
       {'flow': float32[B, 1, H, W, 2], (dx, dy) in pixels}, carry.
     """
     del model_state, ctx
-    return {'flow': self._flow(params, batch['video'])[:, None]}, carry
+    return {'flow': self.flow(params, _frames(batch))[:, None]}, carry
 
-  def _flow(self, params, video):
-    """uint8[B, 2, H, W, 3] -> float32[B, H, W, 2]."""
-    size = video.shape[2:4]
-    if size == self.patch:
-      return self._flow_of_patch(params, video)
-    places = jnp.asarray(self.corners(size))
-    height, width = self.patch
-    weight = jnp.asarray(tiling.weights(self.patch))[..., None]
+  def flow(self, params, frames, **options) -> jax.Array:
+    """Flow of pairs of any size from that of a patch on.
 
-    def add(carry, place):
-      total, covered = carry
-      start = (0, 0, place[0], place[1], 0)
-      tile = jax.lax.dynamic_slice(
-        video, start, (len(video), 2, height, width, 3)
+    Args:
+      params: of the model.
+      frames: float32[B, 2, H, W, 3] in [-1, 1].
+      **options: with which the model is applied.
+
+    Returns:
+      float32[B, H, W, 2], (dx, dy) in pixels.
+
+    Raises:
+      ValueError: images smaller than a patch.
+    """
+
+    def flow_of(pair):
+      flow = self.model.apply(
+        {'params': params}, patches.flow_patches(pair), **options
       )
-      flow = weight * self._flow_of_patch(params, tile)
-      return (
-        _add_at(total, flow, place),
-        _add_at(covered, weight[None], place),
-      ), None
+      return flow.astype(jnp.float32) * self._factor
 
-    start = (
-      jnp.zeros((len(video), *size, 2)),
-      jnp.zeros((1, *size, 1)),
-    )
-    (total, covered), _ = jax.lax.scan(add, start, places)
-    return total / covered
+    return tiling.blend(flow_of, frames, self.patch, self.min_overlap)
 
-  def _flow_of_patch(self, params, video):
-    flow = self.model.apply({'params': params}, self._inputs(video))
-    return flow.astype(jnp.float32) * self._factor
 
-  def _inputs(self, video):
-    return patches.flow_patches(video_ops.normalize(video, 'signed'))
+def _frames(batch):
+  return video_ops.normalize(batch['video'], 'signed')
 
 
 def end_point_error(flow, target, *, weight=1.0):
@@ -158,9 +151,3 @@ def end_point_error(flow, target, *, weight=1.0):
     square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0
   )
   return losses.weighted_sum(distance, weight=weight)
-
-
-def _add_at(total, part, place):
-  start = (0, place[0], place[1], 0)
-  here = jax.lax.dynamic_slice(total, start, part.shape)
-  return jax.lax.dynamic_update_slice(total, here + part, start)

@@ -2,7 +2,7 @@
 
 Two layouts of the same six models: the pickles of Haiku trees, and the state
 dicts of the Hugging Face port, whose outputs differ where its code does
-(`hugging_face` lists the options that reproduce it). Both map to one tree of
+(`HUGGING_FACE` has the options that reproduce it). Both map to one tree of
 ours; every key is used exactly once.
 
   task, params = load.load('perceiver_imagenet_fourier')

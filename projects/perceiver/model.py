@@ -282,6 +282,13 @@ def audio_video_autoencoder(
     ),
   }
   probs = {'audio': 0.0, 'image': 0.0, 'label': 1.0}
+  for name in mask_probs or {}:
+    if name not in probs:
+      raise ValueError(
+        config_checks.unknown(
+          f'task.kwargs.model.mask_probs.{name}', name, probs
+        )
+      )
   return Perceiver(
     preprocessors.MultimodalPreprocessor(
       {

@@ -136,7 +136,7 @@ def _upsample(channels, kernel, strides, dtype, name):
     kernel,
     strides=strides,
     padding='SAME',
-    kernel_init=attend.plain_init(),
+    kernel_init=attend.PLAIN_INIT,
     dtype=dtype,
     name=name,
   )

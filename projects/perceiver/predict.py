@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from projects.perceiver.data import images, texts
+from vidscenic import config_checks
 from vidscenic.data import audio, containers, resize, soundtrack
 from vidscenic.data.datasets import class_lists, flow_files
+from vidscenic.tools import predict as predict_lib
 from vidscenic.viz import colors
 
 _SOUND_RATE = 48_000
 # Class lists by the number of classes, for models that name none.
-_LISTS = {1000: 'imagenet', 700: 'kinetics700'}
+_LISTS = {1000: 'imagenet', 700: 'kinetics700', 101: 'ucf101'}
 
 
 def classify(model, video, out, *, k=5, classes=''):
@@ -37,6 +39,9 @@ def classify(model, video, out, *, k=5, classes=''):
     out: `vidscenic.tools.outputs.Outputs`.
     k: number of classes to list.
     classes: of `class_lists`; '': by the number of classes, else numbers.
+
+  Raises:
+    UsageError: no such class list, or one of another length.
   """
   task = model.task
   names = _class_names(classes, task.num_classes)
@@ -67,13 +72,19 @@ def classify(model, video, out, *, k=5, classes=''):
 
 def _class_names(classes, count):
   classes = classes or _LISTS.get(count, '')
-  if classes not in class_lists.FILES:
+  if not classes:
     return tuple(str(i) for i in range(count))
+  if classes not in class_lists.FILES:
+    raise predict_lib.UsageError(
+      config_checks.unknown(
+        f'--option=classes={classes}', classes, class_lists.FILES
+      )
+    )
   names = class_lists.names(classes)
   if len(names) != count:
-    raise ValueError(
-      f'predict.kwargs.classes={classes!r} has {len(names)} classes, the model '
-      f'{count}'
+    raise predict_lib.UsageError(
+      f'--option=classes={classes} has {len(names)} classes, the model {count}:'
+      ' leave it out, or name the classes that the model was trained on'
     )
   return names
 
@@ -137,14 +148,17 @@ def reconstruct(model, video, out, *, k=5, classes=''):
     top.csv: the most likely classes of every clip.
 
   The frames are taken as they are; the published model has seen 25 per second.
-  Of a video without sound the model reads the pictures alone, and the
-  reconstruction has none either.
+  A video without sound is read as a silent one, as in training, and its
+  reconstruction has no sound either.
 
   Args:
     model: `vidscenic.tools.loaded.Loaded` with an `AudioVideo` task.
     video: `vidscenic.data.stream.VideoStream`.
     out: `vidscenic.tools.outputs.Outputs`.
     k, classes: as in `classify`.
+
+  Raises:
+    UsageError: as `classify`.
   """
   task = model.task
   length, *size = task.clip
@@ -160,7 +174,7 @@ def reconstruct(model, video, out, *, k=5, classes=''):
   sound = sound if video.has_audio else None
   for chunk in video.chunks(length):
     frames = _square(chunk.frames, size)
-    batch = {'video': frames[None]}
+    heard = np.zeros((task.num_samples, 1), np.float32)
     if video.has_audio:
       begin = float(chunk.times[0])
       heard = audio.read_audio(
@@ -169,15 +183,15 @@ def reconstruct(model, video, out, *, k=5, classes=''):
         begin + task.num_samples / rate,
         rate,
         origin_s=video.start,
-      )
-      batch['audio'] = heard[None, : task.num_samples]
+      )[: task.num_samples]
+    batch = {'video': frames[None], 'audio': heard[None]}
     results = predict(batch, chunk.first)
     image, samples, probabilities = (result[0] for result in results)
     errors = [np.abs(image - frames / 255.0)[: chunk.count].mean(), '']
     if video.has_audio:
       kept = round(task.num_samples * chunk.count / length)
       pieces.append(_resampled(samples[:kept, 0], stretch))
-      errors[1] = float(np.abs(samples - batch['audio'][0])[:kept].mean())
+      errors[1] = float(np.abs(samples - heard)[:kept].mean())
     if waiting is not None:
       out.frames('reconstruction', waiting, sound=sound)
     waiting = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
@@ -230,7 +244,7 @@ class TextInput:
     path: of the file.
 
   Raises:
-    VideoError: it cannot be read, or is empty.
+    UsageError: it cannot be read, or is empty.
   """
 
   def __init__(self, path: str):
@@ -243,11 +257,13 @@ class TextInput:
       with open(self.path, 'rb') as f:
         self.text = f.read()
     except OSError as error:
-      raise containers.VideoError(
-        self.path, containers.describe(error)
+      raise predict_lib.UsageError(
+        f'--input: {self.path}: {containers.describe(error)}'
       ) from error
     if not self.text:
-      raise containers.VideoError(self.path, 'is an empty text file')
+      raise predict_lib.UsageError(
+        f'--input: {self.path} is an empty text file: want text with blanks'
+      )
 
 
 def fill_bytes(model, text, out, *, blank='_', k=5):
@@ -267,15 +283,24 @@ def fill_bytes(model, text, out, *, blank='_', k=5):
     k: number of candidates to list.
 
   Raises:
+    UsageError: a video, or a blank that is not one byte.
     VideoError: a text without blanks.
   """
+  if not isinstance(text, TextInput):
+    raise predict_lib.UsageError(
+      f'--input: {text.path} is no text file: want a .txt file with blanks'
+    )
+  blank = str(blank)  # --option=blank=0 gives a number
   if len(blank.encode()) != 1:
-    raise ValueError(f'predict.kwargs.blank={blank!r}: want one ASCII letter')
+    raise predict_lib.UsageError(
+      f'--option=blank={blank}: want one ASCII character'
+    )
   hidden = int(texts.to_ids(blank)[0])
   ids = texts.to_ids(text.text)
   if not (ids == hidden).any():
     raise containers.VideoError(
-      text.path, f'has no blank {blank!r} to fill in (predict.kwargs.blank)'
+      text.path,
+      f'has no blank {blank!r} to fill in; --option=blank=... sets another',
     )
   ids = np.where(ids == hidden, texts.MASK, ids)
   predict = _program(model, 'logits', 'ids')

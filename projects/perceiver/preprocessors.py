@@ -158,7 +158,7 @@ class ImagePreprocessor(nn.Module):
         # The odd pixel goes behind: 2 and 3 on even sizes.
         padding='SAME' if same else ((3, 3), (3, 3)),
         use_bias=False,
-        kernel_init=attend.plain_init(),
+        kernel_init=attend.PLAIN_INIT,
         dtype=self.dtype,
         name=f'conv_{i}',
       )(x)

@@ -7,8 +7,10 @@ last one counts twice where it is exactly the overlap; here every start lies
 inside the image and occurs once. On all other sizes the patches are the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 MIN_OVERLAP = 20
@@ -65,30 +67,48 @@ def weights(patch: Sequence[int]) -> np.ndarray:
   return np.minimum(sides[0][:, None], sides[1]).astype(np.float32)
 
 
-def stitch(
-  tiles: Iterable[np.ndarray],
-  places: Sequence[Sequence[int]],
-  size: Sequence[int],
-) -> np.ndarray:
-  """Weighted mean of patches.
+def blend(
+  flow_of: Callable[[jax.Array], jax.Array],
+  video: jax.Array,
+  patch: Sequence[int],
+  min_overlap: int = MIN_OVERLAP,
+) -> jax.Array:
+  """Weighted mean of the flow of all patches, which are taken one by one.
 
   Args:
-    tiles: float[..., h, w, C] each.
-    places: (y, x) of each.
-    size: (H, W) of the image, which the patches cover.
+    flow_of: [B, T, h, w, C] -> float32[B, h, w, 2], flow of a patch.
+    video: [B, T, H, W, C].
+    patch: (h, w).
+    min_overlap: see `starts`.
 
   Returns:
-    float32[..., H, W, C].
+    float32[B, H, W, 2].
+
+  Raises:
+    ValueError: as `starts`.
   """
-  total = covered = None
-  for tile, (y, x) in zip(tiles, places, strict=True):
-    tile = np.asarray(tile, np.float32)
-    height, width = tile.shape[-3:-1]
-    if total is None:
-      total = np.zeros((*tile.shape[:-3], *size, tile.shape[-1]), np.float32)
-      covered = np.zeros((*size, 1), np.float32)
-      weight = weights((height, width))[..., None]
-    here = (..., slice(y, y + height), slice(x, x + width), slice(None))
-    total[here] += weight * tile
-    covered[here] += weight
+  size = video.shape[2:4]
+  if size == tuple(patch):
+    return flow_of(video)
+  weight = jnp.asarray(weights(patch))[..., None]
+  tile_shape = (*video.shape[:2], *patch, video.shape[-1])
+
+  def add(carry, place):
+    total, covered = carry
+    start = (0, 0, place[0], place[1], 0)
+    tile = jax.lax.dynamic_slice(video, start, tile_shape)
+    return (
+      _add_at(total, weight * flow_of(tile), place),
+      _add_at(covered, weight[None], place),
+    ), None
+
+  start = jnp.zeros((len(video), *size, 2)), jnp.zeros((1, *size, 1))
+  places = jnp.asarray(corners(size, patch, min_overlap))
+  (total, covered), _ = jax.lax.scan(add, start, places)
   return total / covered
+
+
+def _add_at(total, part, place):
+  start = (0, place[0], place[1], 0)
+  here = jax.lax.dynamic_slice(total, start, part.shape)
+  return jax.lax.dynamic_update_slice(total, here + part, start)

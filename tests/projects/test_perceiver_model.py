@@ -18,25 +18,18 @@ from projects.perceiver import (
   positions,
   preprocessors,
 )
+from tests.parity import quick
 from tests.train import optim_cases
 from vidscenic import config as vc
 from vidscenic.importers import published
 from vidscenic.layers import transformer
+from vidscenic.train import inspect
 
-# Compiling takes longer than running here.
-FAST = {
-  'xla_backend_optimization_level': 0,
-  'xla_llvm_disable_expensive_passes': True,
-}
 WEIGHTS = [
   entry
   for entry in published.WEIGHTS
   if entry.project == 'perceiver' and '_hf_' not in entry.name
 ]
-
-
-def jit(function):
-  return jax.jit(function, compiler_options=FAST)
 
 
 def randomised(shapes, seed=0):
@@ -103,7 +96,7 @@ def read(masked, **chunks):
     out = module.apply(variables, queries, inputs, **masks)
     return jnp.sum(out**3), out
 
-  return jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(
+  return quick.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(
     init(module, queries, inputs), queries, inputs
   )
 
@@ -133,7 +126,7 @@ def test_query_that_may_read_nothing_still_gets_the_output_bias():
   variables = init(module, queries, inputs)
   mask = jnp.array([[True, False]])
 
-  @jit
+  @quick.jit
   def run(variables):
     return (
       module.apply(variables, queries, inputs, query_mask=mask),
@@ -156,7 +149,7 @@ def test_permuting_inputs_with_their_positions_changes_nothing():
   inputs = normal(2, 12, 7)
   variables = init(module, inputs)
   order = np.random.default_rng(0).permutation(12)
-  run = jit(module.apply)
+  run = quick.jit(module.apply)
   np.testing.assert_allclose(
     run(variables, inputs), run(variables, inputs[:, order]), atol=1e-5
   )
@@ -179,7 +172,7 @@ def test_scan_over_layers_and_passes_changes_nothing():
   assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, shapes)
 
   def gradient(module):
-    return jit(jax.grad(lambda v: jnp.sum(module.apply(v, inputs) ** 2)))
+    return quick.jit(jax.grad(lambda v: jnp.sum(module.apply(v, inputs) ** 2)))
 
   want = transformer.stack_blocks(gradient(plain)(variables)['params'])
   got = gradient(scanned)(stacked)['params']
@@ -213,7 +206,7 @@ def test_lamb_trusts_every_tensor_of_every_layer_by_itself():
 
   def updates(params, grads):
     tx = optim_cases.make_tx(params, name='lamb', lr=0.1).tx
-    return jit(tx.update)(grads, tx.init(params), params)[0]
+    return quick.jit(tx.update)(grads, tx.init(params), params)[0]
 
   want = transformer.stack_blocks(updates(params, grads))
   got = updates(stacked, transformer.stack_blocks(grads))
@@ -316,7 +309,7 @@ def all_outputs():
   points = {
     'image': jnp.arange(64), 'audio': jnp.arange(6), 'label': None,
   }  # fmt: skip
-  run = jit(
+  run = quick.jit(
     lambda p: task.model.apply(
       {'params': p},
       inputs_of(task),
@@ -330,7 +323,7 @@ def all_outputs():
 def test_outputs_in_chunks_equal_those_at_once():
   task = autoencoder(chunk=7)
   inputs, want = inputs_of(task), all_outputs()
-  run = jit(task.decode_all)
+  run = quick.jit(task.decode_all)
   got = run(weights(), inputs)
   # The label is hidden, so it does not matter.
   same = run(weights(), inputs | {'label': 1 - inputs['label']})
@@ -340,13 +333,24 @@ def test_outputs_in_chunks_equal_those_at_once():
     np.testing.assert_array_equal(got[name], same[name])
 
 
+def test_chunks_of_outputs_share_one_encoding():
+  def flops(chunk):
+    task = autoencoder(chunk=chunk)
+    traced = jax.jit(task.decode_all).trace(weights(), inputs_of(task))
+    return sum(inspect.matmul_flops(traced).values())
+
+  # The keys and values of the latents are projected for every chunk; encoding
+  # takes two fifths of the products of a single chunk.
+  assert flops(4) < 1.1 * flops(64)
+
+
 def test_every_example_may_have_points_of_its_own():
   task = autoencoder()
   points = {
     'image': jnp.array([[3, 40, 63], [9, 0, 1]]),
     'audio': jnp.array([[5, 1], [0, 2]]),
   }
-  run = jit(
+  run = quick.jit(
     lambda p: task.model.apply(
       {'params': p},
       inputs_of(task),
@@ -368,7 +372,7 @@ def preprocess(inputs):
   variables = {'params': weights()['input_preprocessor']}
   sizes = {}
 
-  @jit
+  @quick.jit
   def run(inputs):
     out = module.apply(variables, inputs)
     sizes.update(out.sizes)
@@ -400,7 +404,9 @@ def test_masking_of_an_example_depends_on_its_key_alone():
   values = {'a': normal(32, 4)}
   variables = init(module, values)
   keys = jax.random.split(jax.random.key(0), 32)
-  run = jit(lambda x, keys: module.apply(variables, x, mask_keys=keys).array)
+  run = quick.jit(
+    lambda x, keys: module.apply(variables, x, mask_keys=keys).array
+  )
   both = run(values, keys)
   half = run({'a': values['a'][16:]}, keys[16:])
   np.testing.assert_array_equal(both[16:], half)
@@ -416,12 +422,16 @@ def test_masking_of_an_example_depends_on_its_key_alone():
     ({'image_size': (4, 9)}, 'image_size=.* is no multiple of spatial_downs'),
     ({'num_frames': 0}, 'num_frames=0: want 1 or more'),
     ({'encoder': {'z_index': 3}}, "model.encoder.z_index.*'z_index_dim'"),
+    ({'mask_probs': {'labels': 1.0}}, "mask_probs.labels.*'label'"),
+    ({'task': {'chunk': 0}}, 'kwargs.chunk=0: want 1 or more'),
+    ({'task': {'label_mask_prob': 1.5}}, 'label_mask_prob=1.5: want a number'),
+    ({'task': {'queries': {'image': 0}}}, 'queries.image=0: want 1 to 802816'),
   ],
 )
-def test_unusable_sizes_are_named(change, message):
+def test_unusable_arguments_are_named(change, message):
   options = {'name': 'video_autoencoding', **change}
   with pytest.raises(ValueError, match=message):
-    configurations.build(options, 'audio_video_autoencoder')
+    autoencoding_task.AudioVideo(**options.pop('task', {}), model=options)
 
 
 def test_model_of_another_task_is_refused():

@@ -13,21 +13,18 @@ from projects.perceiver import (
   autoencoding_task,
   bytes_task,
   classification_task,
+  encoder,
   flow_task,
   predict,
 )
 from projects.perceiver.data import texts
+from tests.parity import quick
 from vidscenic import task as task_lib
 from vidscenic.data import containers, decode, stream, writer
 from vidscenic.data.datasets import class_lists, flow_files
 from vidscenic.tools import loaded, outputs
 from vidscenic.tools import predict as predict_lib
 
-# Compiling takes longer than running here.
-FAST = {
-  'xla_backend_optimization_level': 0,
-  'xla_llvm_disable_expensive_passes': True,
-}
 ENCODER = {
   'num_self_attends_per_block': 1,
   'num_blocks': 1,
@@ -57,18 +54,22 @@ def random_params(task):
   )
 
 
-@functools.cache
-def flow():
-  task = flow_task.OpticalFlow(
+def flow_of(**options):
+  return flow_task.OpticalFlow(
     model={
       'image_size': (16, 16),
       'num_channels': 4,
       'num_bands': 2,
       'rescale_factor': 1.0,
-      'encoder': ENCODER,
+      'encoder': ENCODER | options,
     },
     min_overlap=4,
   )
+
+
+@functools.cache
+def flow():
+  task = flow_of()
   return task, random_params(task)
 
 
@@ -104,9 +105,8 @@ def test_flow_of_a_video_is_that_of_blended_patches(moving, tmp_path):
   first, known = flow_files.read_flo(tmp_path / 'out' / 'flow_000000.flo')
   assert first.shape == (24, 36, 2) and known.all()
   frames = next(moving.chunks(2)).frames
-  run = jax.jit(
-    lambda clip: task.predict(params, {}, {'video': clip[None]}, None)[0],
-    compiler_options=FAST,
+  run = quick.jit(
+    lambda clip: task.predict(params, {}, {'video': clip[None]}, None)[0]
   )
   # Only one patch reaches the corner.
   corner = run(frames[:, :16, :16])['flow'][0, 0]
@@ -122,10 +122,8 @@ def test_video_smaller_than_a_patch_is_refused(moving, tmp_path):
     predict.optical_flow(model, moving, None)
 
 
-@functools.cache
-def audio_video():
-  """(task, random parameters)."""
-  task = autoencoding_task.AudioVideo(
+def audio_video_of(**options):
+  return autoencoding_task.AudioVideo(
     model={
       'num_frames': 4,
       'image_size': (8, 8),
@@ -138,10 +136,16 @@ def audio_video():
       'audio_max_resolution': 20,
       'label_channels': 6,
       'output_channels': 5,
-      'encoder': ENCODER,
+      'encoder': ENCODER | options,
     },
     queries={'image': 6, 'audio': 3},
   )
+
+
+@functools.cache
+def audio_video():
+  """(task, random parameters)."""
+  task = audio_video_of()
   return task, random_params(task)
 
 
@@ -158,10 +162,7 @@ def audio_video_batch():
 
 def test_sound_that_is_missing_counts_nothing_and_is_counted():
   task, params = audio_video()
-  run = jax.jit(
-    lambda batch: task.loss(params, {}, batch, context())[:2],
-    compiler_options=FAST,
-  )
+  run = quick.jit(lambda batch: task.loss(params, {}, batch, context())[:2])
   batch = audio_video_batch()
   terms, figures = run(batch)
   assert float(terms['audio'][1]) == 3 * 160  # one of two rows
@@ -174,9 +175,8 @@ def test_sound_that_is_missing_counts_nothing_and_is_counted():
 def test_evaluation_stands_beside_the_best_constants():
   task, params = audio_video()
   batch = audio_video_batch()
-  figures = jax.jit(
-    lambda batch: task.loss(params, {}, batch, context(train=False)).metrics,
-    compiler_options=FAST,
+  figures = quick.jit(
+    lambda batch: task.loss(params, {}, batch, context(train=False)).metrics
   )(batch)
   unit = batch['video'] / 255.0
   median = np.median(unit.reshape(2, -1, 3), axis=1)[:, None, None, None]
@@ -215,25 +215,59 @@ def test_labels_outside_are_named():
     audio_video()[0].check_batch(batch)
 
 
-def text_task(**options):
+def text_task(mask_prob=0.15, **options):
   return bytes_task.MaskedBytes(
     model={
       'max_seq_len': 24,
       'num_channels': 8,
-      'encoder': ENCODER,
+      'encoder': ENCODER | options,
       'decoder': {'num_heads': 2},
     },
-    **options,
+    mask_prob=mask_prob,
   )
+
+
+def points_task(**options):
+  return classification_task.PointClassification(
+    model={
+      'num_classes': 3,
+      'input_preprocessor': {'num_bands': 2, 'max_resolution': 8.0},
+      'encoder': ENCODER | options,
+      'decoder': {'kind': 'projection'},
+    },
+    num_points=5,
+  )
+
+
+@pytest.mark.parametrize(
+  'make', [text_task, points_task, audio_video_of, flow_of]
+)
+def test_dropout_acts_in_training_alone(make):
+  tasks = make(), make(dropout_prob=0.5)
+  params = random_params(tasks[0])
+  rng = np.random.default_rng(0)
+  batch = {'mask': np.ones(2, bool)}
+  for name, spec in tasks[0].batch_spec().items():
+    values = rng.random((2, *spec.shape))
+    values *= 255 if spec.dtype == np.uint8 else 1
+    batch[name] = values.astype(spec.dtype)
+  if 'ids' in batch:
+    batch['ids'] += texts.NUM_SPECIAL
+
+  def total(task):
+    terms = task.loss(params, {}, batch, context()).terms
+    return sum(scale * value for value, _, scale in terms.values())
+
+  plain, dropping = quick.jit(lambda: [total(task) for task in tasks])()
+  assert abs(plain - dropping) > 1e-3 * abs(plain)
+  assert not encoder.training_options(context(train=False))
 
 
 def test_hidden_bytes_follow_bert():
   task = text_task(mask_prob=0.5)
   ids = np.random.default_rng(0).integers(6, 262, (400, 24)).astype(np.int32)
   ids[:, 20:] = texts.PAD
-  hidden, shown = jax.jit(
-    lambda ids: task._hide(ids, context(400)), compiler_options=FAST
-  )(ids)
+  hidden, shown = quick.jit(lambda ids: task._hide(ids, context(400)))(ids)
   assert not hidden[:, 20:].any()
   np.testing.assert_array_equal(shown[~hidden], ids[~hidden])
   assert abs(np.mean(hidden[:, :20]) - 0.5) < 0.02
@@ -249,9 +283,8 @@ def test_unigram_is_the_entropy_of_the_bytes():
   ids[:, ::2] = 66 + 6  # one bit per byte
   batch = {'ids': ids, 'mask': np.ones(2, bool)}
   params = random_params(task)
-  figures = jax.jit(
-    lambda batch: task.loss(params, {}, batch, context(train=False)).metrics,
-    compiler_options=FAST,
+  figures = quick.jit(
+    lambda batch: task.loss(params, {}, batch, context(train=False)).metrics
   )(batch)
   total, count = figures['bits_unigram']
   np.testing.assert_allclose(total / count, 1, rtol=1e-5)
@@ -293,8 +326,32 @@ def test_text_without_blanks_is_refused(tmp_path):
   with pytest.raises(containers.VideoError, match="no blank '_'"):
     predict.fill_bytes(model, predict.TextInput(str(path)), None)
   (tmp_path / 'empty.txt').write_text('')
-  with pytest.raises(containers.VideoError, match='empty'):
+  with pytest.raises(predict_lib.UsageError, match='empty'):
     predict.TextInput(str(tmp_path / 'empty.txt'))
+
+
+def test_blank_is_one_byte_of_a_text(moving, tmp_path):
+  model = loaded.Loaded(text_task(), {}, {}, step=0)
+  with pytest.raises(predict_lib.UsageError, match=r'moving.mp4 .* \.txt file'):
+    predict.fill_bytes(model, moving, None)
+  path = tmp_path / 'text.txt'
+  path.write_text('nothing')
+  text = predict.TextInput(str(path))
+  with pytest.raises(predict_lib.UsageError, match='blank=__: want one ASCII'):
+    predict.fill_bytes(model, text, None, blank='__')
+
+
+@pytest.mark.parametrize(
+  ('classes', 'message'),
+  [
+    ('kinetics70', "classes=kinetics70 is unknown.*'kinetics700'"),
+    ('ucf101', 'classes=ucf101 has 101 classes, the model 3'),
+  ],
+)
+def test_class_list_that_does_not_fit_is_refused(moving, classes, message):
+  model = loaded.Loaded(*audio_video(), {}, step=0)
+  with pytest.raises(predict_lib.UsageError, match=f'--option={message}'):
+    predict.reconstruct(model, moving, None, classes=classes)
 
 
 def test_classes_of_a_photo_are_listed_by_name(tmp_path):

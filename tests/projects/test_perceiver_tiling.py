@@ -1,9 +1,11 @@
 """Patches of an image cover it once, and blend what they say."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from projects.perceiver import tiling
+from tests.parity import quick
 
 PATCH = (368, 496)
 
@@ -34,18 +36,21 @@ def test_weights_are_the_distance_to_the_border():
 
 def test_patches_of_an_image_give_the_image():
   rng = np.random.default_rng(0)
-  image = rng.standard_normal((2, 11, 17, 2)).astype(np.float32)
-  places = tiling.corners((11, 17), (6, 8), 2)
-  tiles = [image[:, y : y + 6, x : x + 8] for y, x in places]
-  np.testing.assert_allclose(
-    tiling.stitch(tiles, places, (11, 17)), image, atol=1e-6
-  )
+  video = rng.standard_normal((3, 2, 11, 17, 2)).astype(np.float32)
+  first = lambda patch: patch[:, 0]
+  run = quick.jit(lambda video: tiling.blend(first, video, (6, 8), 2))
+  np.testing.assert_allclose(run(video), video[:, 0], atol=1e-6)
 
 
 def test_seams_are_blended_linearly():
-  tiles = [np.full((1, 1, 4, 1), value) for value in (0.0, 1.0)]
-  out = tiling.stitch(tiles, [(0, 0), (0, 2)], (1, 6))
-  np.testing.assert_allclose(out.ravel(), [0, 0, 0.5, 0.5, 1, 1])
+  # Two patches, of which one says 0 and the other 1, share two columns.
+  video = np.zeros((1, 1, 5, 6, 2), np.float32)
+  video[:, :, 0, 2] = 1
+  corner = lambda patch: jnp.broadcast_to(patch[:, 0, :1, :1], (1, 5, 4, 2))
+  run = quick.jit(lambda video: tiling.blend(corner, video, (5, 4), 2))
+  middle = run(video)[0, 2]
+  want = [0, 0, 1 / 3, 2 / 3, 1, 1]
+  np.testing.assert_allclose(middle, np.stack([want, want], -1), rtol=1e-6)
 
 
 def test_image_smaller_than_a_patch_is_refused_with_the_remedy():

@@ -7,9 +7,9 @@ r"""Optical flow with Perceiver IO (arXiv 2107.14795) on AutoFlow.
 
 From the paper: 480 epochs of 400,000 pairs in batches of 512, LAMB, cosine from
 4e-4. Not stated there, and ours: the loss (mean end-point error), weight decay,
-clipping, and all of the augmentation but its kind; the paper follows a
-curriculum that begins without augmentation, with inverted pairs. The published
-set has 40,000 pairs; the length of the run is that of the paper.
+clipping, LAMB's eps, and all of the augmentation but its kind; the paper
+follows a curriculum that begins without augmentation, with inverted pairs. The
+published set has 40,000 pairs; the length of the run is that of the paper.
 
 Expected: end-point error 1.81 on Sintel clean, 2.42 on final. Not run.
 """

@@ -14,8 +14,9 @@ The recipe of the released code: 110 epochs of 1,281,167 images in batches of
 1024, LAMB at 0.002, constant for the first half and cosine after it, no
 warm-up, with which training failed; Inception crops, RandAugment, mixup or
 CutMix, label smoothing. imagenet_original has its own paper's schedule, 120
-epochs at 0.004 with three drops by ten, and no mixing; its batch size is not
-stated, 1024 is ours. Hardware of the paper: 64 TPUv3, 5 steps a second.
+epochs at 0.004 with three drops by ten, and no mixing. Not stated there, and
+ours: batches of 1024, and the weight decay, clipping and eps of the later
+recipe. Hardware of the paper: 64 TPUv3, 5 steps a second.
 
 Expected top-1: 79.0, 72.7, 82.1, and 78.0 of imagenet_original. Not run here.
 """

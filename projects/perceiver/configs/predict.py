@@ -13,6 +13,14 @@ r"""Published Perceivers on one's own images, videos and texts.
     --config=projects/perceiver/configs/predict.py:task=fill \
     --input=text.txt --output=predictions
 
+`--option=NAME=VALUE` sets an argument of the prediction function in
+`projects/perceiver/predict.py`:
+
+  --option=classes=ucf101     (names of the classes: classify, reconstruct)
+  --option=k=10               (so many best: classify, reconstruct, fill)
+  --option=files=False        (flow: no .flo files)
+  --option=blank=#            (fill: the character of a blank)
+
 With other weights than these, name their model: task=classify,model=... With a
 run of one's own, use the config of the run: each names its prediction function.
 Checked on our own runs only, no published weights were at hand.

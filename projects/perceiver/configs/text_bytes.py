@@ -1,8 +1,8 @@
 r"""Masked modelling of the bytes of text files with Perceiver IO.
 
-  python main.py --workdir=runs/perceiver_bytes \
+  python main.py --workdir=runs/perceiver_text \
     --config=projects/perceiver/configs/text_bytes.py:heldout=/data/val.txt \
-    --config.data.train.source_kwargs.path=/data/train/*.txt
+    --config.data.train.source_kwargs.path='/data/train/*.txt'
 
 The published size (arXiv 2107.14795): 2048 bytes, 201 million parameters. The
 paper hides whole words, 15 % of the tokens, on C4 and Wikipedia; runs of four

@@ -198,15 +198,20 @@ def run_flow(golden):
   """Flow of patches, of a large image, loss and gradients."""
   config, given = golden.meta['config'], golden.below('inputs/')
   size = tuple(config['train_size'])
-  net = model.optical_flow(
-    image_size=size,
-    num_channels=config['preprocessor_num_channels'],
-    num_bands=config['num_bands'],
-    max_resolution=config['max_resolution'],
-    rescale_factor=config['rescale_factor'],
-    encoder=config['encoder'],
-  )
   factor = config['flow_scale_factor']
+  task = flow_task.OpticalFlow(
+    model={
+      'image_size': size,
+      'num_channels': config['preprocessor_num_channels'],
+      'num_bands': config['num_bands'],
+      'max_resolution': config['max_resolution'],
+      'rescale_factor': config['rescale_factor'],
+      'encoder': config['encoder'],
+    },
+    flow_scale_factor=factor,
+    min_overlap=config['min_overlap'],
+  )
+  net = task.model
   pairs = patches.flow_patches(jnp.asarray(given['images']))
   loaded = _Loaded(golden, net, pairs)
   outputs = loaded.look_inside(pairs)
@@ -214,19 +219,11 @@ def run_flow(golden):
   for name in ('preprocessed', 'decoder_cross_attend'):
     outputs[name] = outputs[name][:1]
 
-  @quick.jit
-  def predict(images):
-    x = patches.flow_patches(images)
-    return net.apply({'params': loaded.params}, x) * factor
-
   big, places = given['big_pair'], given['tile_corners']
-  ours = tiling.corners(big.shape[1:3], size, config['min_overlap'])
+  ours = task.corners(big.shape[1:3])
   if {tuple(p) for p in places.tolist()} != set(ours):
     raise ValueError(f'{golden.path}: patches at {places.tolist()}, not {ours}')
-  tiles = [
-    predict(big[None, :, y : y + size[0], x : x + size[1]]) for y, x in places
-  ]
-  outputs['tiled_flow'] = tiling.stitch(tiles, places, big.shape[1:3])
+  outputs['tiled_flow'] = quick.jit(task.flow)(loaded.params, big[None])
   outputs['tile_weights'] = tiling.weights(size)
 
   def loss(params):

@@ -25,14 +25,12 @@ def run_hugging_face(golden):
   outputs = {}
   for name in golden.wanted:
     kind, _, variant = name.removeprefix('outputs/').partition('_')
-    activation = 'gelu_erf' if variant == 'exact_gelu' else 'gelu_tanh'
-    options = {'activation': activation}
     if kind == 'flow':
-      net, inputs, factor = _hf_flow(config, encoder | options, options, given)
+      options = _options('other', variant)
+      net, inputs, factor = _hf_flow(config, encoder, options, given)
     else:
-      net, inputs = _hf_classifier(
-        config, arrays, encoder | options, options, given, variant
-      )
+      options = _options('image_classifier', variant)
+      net, inputs = _hf_classifier(config, arrays, encoder, options, given)
       factor = 1.0
     target = jax.eval_shape(net.init, jax.random.key(0), inputs)
     params = importer.convert(arrays, target['params'])
@@ -41,14 +39,27 @@ def run_hugging_face(golden):
   return outputs
 
 
-def _hf_classifier(config, arrays, encoder, decoder, images, variant):
+def _options(kind, variant):
+  """Of the port, with the GELU of the variant, or of the Haiku code."""
+  if variant == 'haiku':
+    return {}
+  options = importer.HUGGING_FACE[kind]
+  if variant == 'exact_gelu':
+    return options
+  return {
+    part: {k: v for k, v in fields.items() if k != 'activation'}
+    for part, fields in options.items()
+  }
+
+
+def _hf_classifier(config, arrays, encoder, options, images):
   images = np.moveaxis(images, 1, -1)
   learned = 'perceiver.input_preprocessor.convnet_1x1.weight' in arrays
   latents = config['d_latents']
   decoder = {
-    **decoder,
     'trainable_position_encoding_kwargs': {'num_channels': latents},
-    'use_query_residual': not learned or variant != 'haiku',
+    'use_query_residual': not learned,
+    **options.get('decoder', {}),
   }
   if learned:
     prefix = 'perceiver.input_preprocessor.'
@@ -73,14 +84,14 @@ def _hf_classifier(config, arrays, encoder, decoder, images, variant):
     }
   net = model.image_classifier(
     num_classes=config['num_labels'],
-    input_preprocessor=preprocessor,
-    encoder=encoder,
+    input_preprocessor=preprocessor | options.get('input_preprocessor', {}),
+    encoder=encoder | options.get('encoder', {}),
     decoder=decoder,
   )
   return net, images
 
 
-def _hf_flow(config, encoder, decoder, given):
+def _hf_flow(config, encoder, options, given):
   """Inputs are frames [B, 2, 3, H, W] or their patches [B, 2, 27, H, W]."""
   x = jnp.asarray(given)
   x = jnp.moveaxis(x, 2, -1) if x.shape[2] in (3, 27) else x
@@ -92,8 +103,8 @@ def _hf_flow(config, encoder, decoder, given):
     num_bands=config.get('num_bands', 64),
     max_resolution=config.get('max_resolution') or x.shape[2:4],
     rescale_factor=config['rescale_factor'],
-    encoder=encoder,
-    decoder=decoder,
+    encoder=encoder | options.get('encoder', {}),
+    decoder=options.get('decoder', {}),
   )
   return net, x, config.get('flow_scale_factor', 20.0)
 
