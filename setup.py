@@ -41,7 +41,7 @@ setuptools.setup(
     include=['vidscenic*', 'projects*', 'configs*'],
     exclude=['*.__pycache__', '*.__pycache__.*'],
   ),
-  package_data={'': ['*.md', '*.json', '*.txt', '*.tsv']},
+  package_data={'': ['*.md', '*.json', '*.txt', '*.tsv', '*.npz']},
   install_requires=[
     'absl-py>=2.5.1',
     'array_record>=0.8.6',

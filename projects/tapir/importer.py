@@ -11,6 +11,7 @@ say them. Parameters are values of float32, whatever the file stores.
 """
 
 import os
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,9 @@ import numpy as np
 from projects.tapir import layouts
 from vidscenic.importers import formats, published, tree
 
+# What predictions and `Tracker` use if no others are named: a small causal
+# model trained on synthetic clips, see README.md.
+OWN_WEIGHTS = str(pathlib.Path(__file__).with_name('causal_small.npz'))
 _OWN = ((r'params/(.*)', r'\1'),)
 # Parameters whose shapes `sizes` reads in every model.
 _TELLING = re.compile(

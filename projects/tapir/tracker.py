@@ -1,6 +1,6 @@
 """Tracking points frame by frame, for robots and other live video.
 
-  tracker = Tracker.load('causal_tapir')
+  tracker = Tracker.load('causal_tapir')  # or load(): small weights of our own
   state = tracker.start(frame, points)
   while True:
     tracks, state = tracker.step(frame, state)   # the first frame too
@@ -97,7 +97,7 @@ class Tracker:
   @classmethod
   def load(
     cls,
-    weights: str | os.PathLike,
+    weights: str | os.PathLike = importer.OWN_WEIGHTS,
     *,
     resolution: Sequence[int] = (),
     use_causal_conv: bool | None = None,
@@ -106,7 +106,8 @@ class Tracker:
     """Loads a tracker.
 
     Args:
-      weights: name of published weights, downloaded once, or a file.
+      weights: name of published weights, downloaded once, or a file; the
+        small ones of this project need no download.
       resolution: as of the class; () takes the one of training.
       use_causal_conv, softmax_temperature: only for files that say neither by
         their name nor by themselves.

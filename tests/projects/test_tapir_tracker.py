@@ -6,6 +6,7 @@ import pytest
 
 from projects.tapir import ship, tracker
 from tests.projects import tapir_models
+from vidscenic.data import synthetic
 from vidscenic.ops import video as video_ops
 from vidscenic.train import inspect
 
@@ -151,3 +152,23 @@ def test_a_shipped_file_loads_and_tracks(live, video, tmp_path):
   got, _ = other.step(frame, other.start(frame, POINTS))
   want, _ = same.step(frame, same.start(frame, POINTS))
   np.testing.assert_allclose(got.points, want.points, atol=1e-3)
+
+
+def test_own_weights_follow_points_of_synthetic_videos():
+  source = synthetic.SyntheticVideos(
+    split='test', num_frames=8, height=128, width=128, difficulty='easy',
+    num_tracks=32, queries='first',
+  )  # fmt: skip
+  live = tracker.Tracker.load()
+  assert live.model.use_causal_conv
+  moved, missed = [], []
+  for i in range(4):
+    example = source[i]
+    video, target = example['video'], example['target_points']
+    state = live.start(video[0], target[:, 0])
+    points, _, _ = follow(live, video, state)
+    seen = ~example['occluded']
+    missed.append(np.linalg.norm(points - target, axis=-1)[seen])
+    moved.append(np.linalg.norm(target[:, :1] - target, axis=-1)[seen])
+  missed, moved = np.concatenate(missed), np.concatenate(moved)
+  assert np.median(missed) < 0.5 * np.median(moved)

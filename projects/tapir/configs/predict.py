@@ -3,8 +3,9 @@ r"""Tracks points through one's own video.
   python main.py --mode=predict --config=projects/tapir/configs/predict.py \
     --input=clip.mp4 --output=tracks
 
-Without further words the published weights `causal_tapir` are used. Others go
-by their name (downloaded once):
+Without further words the small weights of this project are used, which need no
+download. Published ones track far better and go by their name (downloaded
+once):
 
   --config=projects/tapir/configs/predict.py:weights=bootstapir
 
@@ -13,8 +14,8 @@ themselves whether they are causal and at which temperature they were trained
 also need both, as in weights=FILE,causal=1,temperature=20. What can be chosen
 is explained at `projects.tapir.predict.track`, for example
 
-  --config.predict.kwargs.points_from=points.csv     (or grid, random, mask.png)
-  --config.predict.kwargs.online=True                (frame by frame)
+  --option=points_from=points.csv     (or grid, random, mask.png)
+  --option=online=True                (frame by frame)
 """
 
 import ml_collections as mlc
@@ -26,10 +27,10 @@ from vidscenic.importers import published
 
 def get_config(arg=''):
   """Arguments: weights (name or file), causal (0 or 1) and temperature."""
-  arg = vc.parse_arg(arg, weights='causal_tapir', causal=-1, temperature=0.0)
+  arg = vc.parse_arg(arg, weights='', causal=-1, temperature=0.0)
   config = vc.base_config()
   config.task.factory = 'projects.tapir.task:PointTracking'
-  weights = arg.weights
+  weights = arg.weights or importer.OWN_WEIGHTS
   if any(weights == entry.name for entry in published.WEIGHTS):
     model = dict(published.find(weights).task_kwargs['model'])
   else:

@@ -6,8 +6,10 @@ r"""A small causal TAPIR on synthetic clips of 64x64 pixels, on a CPU.
 Nothing is downloaded: clips of moving, textured objects with exact tracks are
 drawn on the fly. All numbers here are ours; the recipe is that of TAPIR
 (arXiv 2306.08637) made small. Figures are AJ, position and occlusion accuracy
-on held-out clips with positions scaled to 256x256; `baselines` are trackers
-without learning on the same clips.
+on held-out clips with positions scaled to 256x256 and queries in the first
+frame; `baselines` are trackers without learning on the same clips, points at
+rest (AJ 5.2) and the best match of 7x7 pixels (23.5). The weights that come
+with the project are those of synthetic_tiny.py:steps=3000 (AJ 28.3).
 """
 
 import ml_collections as mlc
