@@ -43,6 +43,7 @@ def classify(model, video, out, *, k=5, classes=''):
   Raises:
     UsageError: no such class list, or one of another length.
   """
+  _check_count(k)
   task = model.task
   names = _class_names(classes, task.num_classes)
   length, *size = task.clip
@@ -68,6 +69,11 @@ def classify(model, video, out, *, k=5, classes=''):
       ),
     )
   out.table('summary', header[2:], _best(total / count, names, k))
+
+
+def _check_count(k):
+  if not isinstance(k, int) or k < 1:
+    raise predict_lib.UsageError(f'--option=k={k}: want a number from 1')
 
 
 def _class_names(classes, count):
@@ -160,6 +166,7 @@ def reconstruct(model, video, out, *, k=5, classes=''):
   Raises:
     UsageError: as `classify`.
   """
+  _check_count(k)
   task = model.task
   length, *size = task.clip
   names = _class_names(classes, task.num_classes)
@@ -286,6 +293,7 @@ def fill_bytes(model, text, out, *, blank='_', k=5):
     UsageError: a video, or a blank that is not one byte.
     VideoError: a text without blanks.
   """
+  _check_count(k)
   if not isinstance(text, TextInput):
     raise predict_lib.UsageError(
       f'--input: {text.path} is no text file: want a .txt file with blanks'

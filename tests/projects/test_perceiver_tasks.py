@@ -381,3 +381,11 @@ def test_classes_of_a_photo_are_listed_by_name(tmp_path):
   assert [int(row['class']) for row in rows] == best.tolist()
   names = class_lists.names('imagenet')
   assert [row['name'] for row in rows] == [names[i] for i in best]
+
+
+@pytest.mark.parametrize(
+  'function', [predict.classify, predict.reconstruct, predict.fill_bytes]
+)
+def test_no_candidates_at_all_are_refused(function):
+  with pytest.raises(predict_lib.UsageError, match='--option=k=0: want'):
+    function(None, None, None, k=0)
