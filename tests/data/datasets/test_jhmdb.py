@@ -141,7 +141,7 @@ def test_bad_lines_are_told(root, line, reason):
 def test_missing_parts_are_named_with_their_origin(root, tmp_path):
   with pytest.raises(FileNotFoundError, match='_split3.txt.*jhmdb.is.tue.mpg'):
     jhmdb.Jhmdb(str(root), split=3)
-  with pytest.raises(FileNotFoundError, match='splits is missing.*jhmdb.is'):
+  with pytest.raises(FileNotFoundError, match='nothing is missing.*jhmdb.is'):
     jhmdb.Jhmdb(str(tmp_path / 'nothing'))
 
 

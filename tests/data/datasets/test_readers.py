@@ -18,6 +18,16 @@ def test_reader_exists_and_takes_the_arguments(name):
   assert set(kwargs) <= set(parameters)
 
 
+# TapVidCsv asks for its list of annotations first.
+@pytest.mark.parametrize('name', sorted({*datasets.READERS} - {'tapvid_csv'}))
+def test_an_empty_folder_name_is_refused_by_field(name):
+  factory, kwargs = datasets.READERS[name]
+  with pytest.raises(
+    ValueError, match=r"source_kwargs\.(root|path)='' is empty"
+  ):
+    vc.build(factory, '', **kwargs)
+
+
 def test_every_source_is_in_the_table():
   """A source is what has a length and takes a root."""
   found = set()

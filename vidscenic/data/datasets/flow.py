@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from vidscenic.data import containers
-from vidscenic.data.datasets import flow_files, pictures, tables
+from vidscenic.data.datasets import (
+  flow_files,
+  listed_videos,
+  pictures,
+  tables,
+)
 
 _SINTEL = (
   'MPI-Sintel-complete.zip, free from http://sintel.is.tue.mpg.de, unpacks to '
@@ -83,6 +88,7 @@ class Sintel(_FlowPairs):
   def __init__(self, root: str, render: str = 'final'):
     if render not in ('clean', 'final'):
       raise ValueError(f"render must be 'clean' or 'final', got {render!r}")
+    listed_videos.require_root(root, _SINTEL)
     training = os.path.join(root, 'training')
     frames = tables.require_folder(os.path.join(training, render), _SINTEL)
     self._pairs = []
@@ -130,6 +136,7 @@ class KittiFlow(_FlowPairs):
   """
 
   def __init__(self, root: str):
+    listed_videos.require_root(root, _KITTI)
     training = os.path.join(root, 'training')
     self._pairs = []
     for flow in pictures.list_frames(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vidscenic.data import containers
-from vidscenic.data.datasets import mat_files, pictures, tables
+from vidscenic.data.datasets import listed_videos, mat_files, pictures, tables
 
 _ORIGIN = (
   'unpack splits.zip, Rename_Images.tar.gz and joint_positions.zip of '
@@ -57,6 +57,7 @@ class Jhmdb:
       raise ValueError(f'protocol must be one of {PROTOCOLS}, got {protocol!r}')
     self._protocol = protocol
     ending = f'_test_split{split}.txt'
+    listed_videos.require_root(root, _ORIGIN)
     lists = tables.require_folder(os.path.join(root, 'splits'), _ORIGIN)
     names = sorted(n for n in os.listdir(lists) if n.endswith(ending))
     if not names:

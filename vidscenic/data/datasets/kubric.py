@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vidscenic.data import array_records, augment
-from vidscenic.data.datasets import kubric_scene, tables
+from vidscenic.data.datasets import kubric_scene, listed_videos, tables
 
 FPS = 12.0
 _SCENE_FIELDS = (
@@ -141,7 +141,7 @@ class Movi:
     max_boxes: int = 25,
   ):
     fields = _fields(labels)
-    tables.require_folder(root, _ORIGIN)
+    listed_videos.require_root(root, _ORIGIN)
     self._records = array_records.ArrayRecords(root, split, fields=fields)
     self._labels, self._max_boxes = tuple(labels), max_boxes
 

@@ -15,8 +15,8 @@ import numpy as np
 from absl import logging
 
 from vidscenic.data import containers, decode, resize, sources
+from vidscenic.data.datasets import listed_videos, tables
 from vidscenic.data.datasets import queries as queries_lib
-from vidscenic.data.datasets import tables
 from vidscenic.importers import formats
 
 _TAPNET = 'https://storage.googleapis.com/dm-tapnet'
@@ -285,7 +285,7 @@ def _record(path, video, points, occluded, mode):
 def _find_shards(root, split):
   """Paths of all shards, in order."""
   pattern, _, origin = _SPLITS[split]
-  tables.require_folder(root, origin)
+  listed_videos.require_root(root, origin)
   inside = [
     os.path.join(root, name)
     for name in (f'tapvid_{split}', split)
