@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.data import make_odd_videos
+from tests.data import make_odd_videos, seeks
 from vidscenic.data import containers, decode, resize
 
 
@@ -18,18 +18,6 @@ def files(odd_videos):
 
 def codes(frames):
   return [make_odd_videos.read_code(frame) for frame in frames]
-
-
-def spy_on_seeks(monkeypatch):
-  """A list that fills with the numbers of the keyframes that are sought."""
-  keys = []
-  original = decode._read_from_key
-  monkeypatch.setattr(
-    decode,
-    '_read_from_key',
-    lambda *args: keys.append(args[3]) or original(*args),
-  )
-  return keys
 
 
 def damaged_files(files, folder):
@@ -169,7 +157,7 @@ def test_many_keyframes_and_damage_stay_cheap(files, monkeypatch):
     packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
   position, size = packets[85]
   data[position + 4 : position + size] = bytes(size - 4)
-  keys = spy_on_seeks(monkeypatch)
+  keys = seeks.spy(monkeypatch)
   with pytest.raises(decode.VideoError, match='frame 85'):
     decode.read_frames(bytes(data), [85])
   assert 5 < len(keys) < 9  # 1, 2, 4, ... keyframes back, not one by one

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data import make_odd_videos
+from tests.data import make_odd_videos, seeks
 from vidscenic.data import containers, decode, video_index
 
 # FFmpeg's guess of the time stamps is wrong there, or there are none.
@@ -25,18 +25,6 @@ def files(odd_videos):
 
 def codes(frames):
   return [make_odd_videos.read_code(frame) for frame in frames]
-
-
-def spy_on_seeks(monkeypatch):
-  """A list that fills with the numbers of the keyframes that are sought."""
-  keys = []
-  original = decode._read_from_key
-  monkeypatch.setattr(
-    decode,
-    '_read_from_key',
-    lambda *args: keys.append(args[3]) or original(*args),
-  )
-  return keys
 
 
 def requests(num_frames):
@@ -120,7 +108,7 @@ def test_start_offset_is_reported_and_sound_is_noticed(files):
 
 
 def test_distant_frames_are_reached_by_seeking(files, monkeypatch):
-  keys = spy_on_seeks(monkeypatch)
+  keys = seeks.spy(monkeypatch)
   frames = decode.read_frames(files['plain.mp4'], [0, 1, 22, 62, 85, 86])
   assert codes(frames) == [0, 1, 22, 62, 85, 86]
   # Keyframes at 0, 20, 40, 60, 80.

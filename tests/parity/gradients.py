@@ -42,6 +42,17 @@ def to_source(
   return found
 
 
+def stored(
+  golden: Any,
+  convert: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]],
+  arrays: Mapping[str, np.ndarray],
+  gradients: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+  """`to_source` for all gradients of a golden, under the names it has."""
+  found = to_source(convert, arrays, gradients, golden.below('grads/'))
+  return {f'grads/{name}': value for name, value in found.items()}
+
+
 def _pairs(first, second):
   for key, value in first.items():
     if isinstance(value, Mapping):

@@ -4,12 +4,11 @@ r"""RVM on synthetic clips of 48x48 pixels, which need no files.
     --workdir=runs/rvm_tiny
 
 Six and a half minutes on 2 cores that another training shared. On held-out
-clips the evaluator `heldout`
-prints `loss`, 0.0165 at the end, beside `mse_copy_last` 0.0246 and
-`mse_mean_sources` 0.0188, the last source frame and the mean of the sources in
-place of the target, and `mse_other_sources` 0.0207, the model's error with the
-sources of another clip. `tracking` carries the masks of first frames through
-larger clips, beside its controls. All sizes are ours.
+clips the evaluator `heldout` prints `loss`, 0.0165 at the end, beside
+`mse_copy_last` 0.0246 and `mse_mean_sources` 0.0188, the last source frame and
+the mean of the sources in place of the target, and `mse_other_sources` 0.0207,
+the model's error with the sources of another clip. `tracking` carries the masks
+of first frames through larger clips, beside its controls. All sizes are ours.
 """
 
 import ml_collections as mlc

@@ -13,6 +13,7 @@ live video.
 
 import ml_collections as mlc
 
+from projects.tapir.configs import synthetic_tiny
 from vidscenic import config as vc
 
 FRAMES, SIDE, POINTS = 24, 128, 128
@@ -75,22 +76,5 @@ def get_config(arg=''):
 
 
 def clips(split):
-  """Synthetic clips with tracks."""
-  return vc.data_spec(
-    source='vidscenic.data.synthetic:SyntheticVideos',
-    source_kwargs={
-      'split': split,
-      'num_frames': FRAMES,
-      'height': SIDE,
-      'width': SIDE,
-      'difficulty': 'medium',
-      'num_tracks': POINTS,
-    },
-    transform_kwargs={
-      'num_frames': FRAMES,
-      'size': (SIDE, SIDE),
-      'crop': 'none',
-      'train': split == 'train',  # random flips
-      'keep': ('video', 'query_points', 'target_points', 'occluded'),
-    },
-  )
+  """Those of `synthetic_tiny`, longer, larger and with more points."""
+  return synthetic_tiny.clips(split, FRAMES, SIDE, POINTS)

@@ -77,22 +77,22 @@ def get_config(arg=''):
   return vc.finalize(config)
 
 
-def clips(split):
-  """Synthetic clips with tracks."""
+def clips(split, frames=FRAMES, side=SIDE, points=POINTS):
+  """Synthetic clips with tracks; held-out queries are in the first frame."""
   return vc.data_spec(
     source='vidscenic.data.synthetic:SyntheticVideos',
     source_kwargs={
       'split': split,
-      'num_frames': FRAMES,
-      'height': SIDE,
-      'width': SIDE,
+      'num_frames': frames,
+      'height': side,
+      'width': side,
       'difficulty': 'medium',
-      'num_tracks': POINTS,
+      'num_tracks': points,
       'queries': 'any' if split == 'train' else 'first',
     },
     transform_kwargs={
-      'num_frames': FRAMES,
-      'size': (SIDE, SIDE),
+      'num_frames': frames,
+      'size': (side, side),
       'crop': 'none',
       'train': split == 'train',  # random flips
       'keep': ('video', 'query_points', 'target_points', 'occluded'),

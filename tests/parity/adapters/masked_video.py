@@ -36,12 +36,6 @@ def _video(array, tubelet):
   return np.moveaxis(array[:, :count], 2, -1)
 
 
-def _gradients(golden, convert, arrays, grads):
-  names = golden.below('grads/')
-  found = gradients.to_source(convert, arrays, grads, names)
-  return {f'grads/{name}': value for name, value in found.items()}
-
-
 def _run(golden, outputs, gradient):
   outputs = {f'outputs/{name}': value for name, value in outputs.items()}
   return {k: v for k, v in outputs.items() if k in golden.arrays} | gradient
@@ -151,7 +145,7 @@ def run_videomae_pretrain(golden):
     outputs['loss_norm_pix_false'] = quick.jit(lambda p: loss(p, 'none'))(
       params
     )
-  return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
+  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
 
 
 def run_videomae_cls(golden):
@@ -203,7 +197,7 @@ def _classify(golden, *, backbone, head, video, importer):
       'pooler_output': pooled,
       **_blocks('pooler_self_block', seen['blocks']),
     }
-  return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
+  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
 
 
 def _inside_vit(module, params, video):
@@ -261,7 +255,7 @@ def run_vivit_model(golden):
   backbone = vit.VisionTransformer(**model.backbone_fields)
   outputs = _inside_vit(backbone, params['backbone'], video)
   outputs |= {'loss': value, 'pooler_output': pooled}
-  return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
+  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
 
 
 def run_vivit_cls(golden):
@@ -370,7 +364,7 @@ def run_vjepa_model(golden):
     return _mean_pair(losses.l1(error))
 
   outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(params)
-  return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
+  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
 
 
 def _fill(video, tubelet):
@@ -455,7 +449,7 @@ def run_vjepa_train(golden):
   outputs['ema_target_norm_weight'] = momentum * scale(teacher) + (
     1 - momentum
   ) * scale(params)
-  return _run(golden, outputs, _gradients(golden, convert, arrays, grads))
+  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
 
 
 ADAPTERS = {

@@ -305,13 +305,8 @@ def named(outputs):
 
 def gradients_of(golden, source, shapes, grads):
   """Gradients under the names of the source."""
-  found = gradients.to_source(
-    lambda arrays: importer.convert(arrays, shapes),
-    source,
-    grads,
-    golden.below('grads/'),
-  )
-  return {f'grads/{name}': value for name, value in found.items()}
+  convert = lambda arrays: importer.convert(arrays, shapes)
+  return gradients.stored(golden, convert, source, grads)
 
 
 def _by_rule(keys, seed):

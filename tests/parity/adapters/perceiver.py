@@ -401,15 +401,8 @@ class _Loaded:
 
   def published(self, grads):
     """Our gradients under the published keys and shapes."""
-    return {
-      f'grads/{key}': value
-      for key, value in gradients.to_source(
-        lambda arrays: importer.convert(arrays, self._target),
-        self._arrays,
-        grads,
-        self._golden.below('grads/'),
-      ).items()
-    }
+    convert = lambda arrays: importer.convert(arrays, self._target)
+    return gradients.stored(self._golden, convert, self._arrays, grads)
 
 
 def _stored(golden, outputs, grads):

@@ -61,7 +61,6 @@ class ImageNet(listed_videos.ListedVideos):
   ):
     listed_videos.require_choice('split', split, ('train', 'val'))
     listed_videos.require_root(root, _HINT)
-    listed_videos.require_root(root, _HINT)
     folder = tables.require_folder(os.path.join(root, split), _HINT)
     ids = {k: number for number, k in enumerate(class_lists.keys('imagenet'))}
     with os.scandir(folder) as entries:
