@@ -35,6 +35,18 @@ def test_phase_change_is_applied_once_also_after_a_restart(tmp_path):
     )
 
 
+def test_change_itself_is_no_unexpected_compilation(tmp_path, caplog):
+  config = trained.make_config(
+    steps=8,
+    log__every_steps=2,
+    compile_ahead_steps=3,
+    task__factory=f'{__name__}:Halved',
+    task__kwargs__freeze_at=6,
+  )
+  loop.train(config, tmp_path)
+  assert 'some shape changes' not in caplog.text
+
+
 def test_next_phase_is_compiled_before_it_begins(tmp_path, monkeypatch, caplog):
   events = []
   for name in ('prepare', 'get'):

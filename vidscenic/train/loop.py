@@ -175,6 +175,12 @@ class _Loop:
     for s in range(step, max(end, step + 1)):
       self.steps.prepare(self.run.task.phase(s))
 
+  def change_phase(self, old, new):
+    compiled = self.compiles.count
+    self.state = self.run.change_phase(self.state, old, new)
+    self.compiled_before += self.compiles.count - compiled  # it is a program
+    self.forget_past_phases()
+
   def forget_past_phases(self):
     """Frees the programs of phases that no step ahead is in.
 
@@ -263,8 +269,7 @@ class _Loop:
           before = task.phase(self.step - 1) if self.step else phase
           with clock.paused():
             if phase != before:
-              self.state = self.run.change_phase(self.state, before, phase)
-              self.forget_past_phases()
+              self.change_phase(before, phase)
             compiled = self.steps.get(phase)
         later = min(self.step + ahead, config.steps - 1)
         self.steps.prepare(task.phase(later))
