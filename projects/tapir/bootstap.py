@@ -101,6 +101,11 @@ class SelfTraining(task_lib.PointTracking):
           f'{name}=({low}, {high}): want 0 < low <= high <= {top:g}'
         )
     self.unlabelled_clip = tuple(unlabelled_clip or self.clip)
+    if any(side % 8 for side in self.unlabelled_clip[1:]):
+      raise ValueError(
+        f'unlabelled_clip={self.unlabelled_clip}: want a height and width that '
+        'are multiples of 8, the blocks of JPEG'
+      )
     self.unlabelled_queries = unlabelled_queries
     self.unlabelled_weight = unlabelled_weight
     self.scale, self.jpeg_quality = tuple(scale), tuple(jpeg_quality)
@@ -114,7 +119,7 @@ class SelfTraining(task_lib.PointTracking):
     }
 
   def check_batch(self, batch):
-    super().check_batch(batch.get('labelled', batch))
+    super().check_batch(batch['labelled'])
 
   def loss(self, params, model_state, batch, ctx):
     out = super().loss(
@@ -155,16 +160,18 @@ class SelfTraining(task_lib.PointTracking):
     asked = self._random_queries(keys[:, 0], length, size)
     found = self._track(jax.lax.stop_gradient(teacher), video * 2 - 1, asked)
     found = jax.lax.stop_gradient(self.final(found))
+    inside = _in_frame(found.points, size)
     hidden = tracking.predicted_occluded(found.occlusion, found.expected_dist)
     view = draw_view(keys[:, 1], length, size, scale=self.scale)
     seen = jpeg(show(video, view), draw_uniform(keys[:, 2], *self.jpeg_quality))
-    given = self._student_queries(keys[:, 3], asked, found.points, hidden)
+    given = self._student_queries(
+      keys[:, 3], asked, found.points, hidden | ~inside
+    )
     mapped = _at_query(view, given)
     tracks = self._track(params, seen * 2 - 1, mapped)
     tracks = tracks._replace(points=jax.vmap(view.back)(tracks.points))
     mask = self._cycle(self.final(tracks), asked, size)[:, :, None]
-    mask = mask & _in_frame(found.points, size)
-    mask = jax.lax.stop_gradient(mask)
+    mask = jax.lax.stop_gradient(mask & inside)
     found_terms = losses.trajectory_losses(
       tracks,
       self.model.num_pips_iter,
@@ -173,6 +180,7 @@ class SelfTraining(task_lib.PointTracking):
       size=size,
       rows=batch['mask'],
       mask=mask,
+      expected_dist_thresh=self.expected_dist_thresh,
     )
     terms = {
       f'self_{name}': (total, count, scale * self.unlabelled_weight)
@@ -193,7 +201,7 @@ class SelfTraining(task_lib.PointTracking):
     return jax.vmap(draw)(keys)
 
   def _student_queries(self, keys, asked, points, hidden):
-    """Another visible point of the same track, or the teacher's query."""
+    """Another point of the same track that is not hidden, or the teacher's."""
 
     def draw(key, asked, points, hidden):
       key_t, key_same = jax.random.split(key)

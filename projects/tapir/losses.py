@@ -16,7 +16,7 @@ from vidscenic.ops import grids, losses
 
 POSITION_WEIGHT = 0.05
 HUBER_DELTA = 4.0  # pixels at 256 x 256
-UNCERTAIN = 6.0  # pixels at 256 x 256 from which a position counts as off
+EXPECTED_DIST_THRESH = 6.0  # pixels at 256 x 256
 _SIZE = (256, 256)
 
 Pair = tuple[jax.Array, jax.Array]
@@ -34,6 +34,7 @@ def point_losses(
   mask: Any = 1.0,
   occlusion_mask: Any = 1.0,
   rebalance: float = 0.0,
+  expected_dist_thresh: float = EXPECTED_DIST_THRESH,
 ) -> dict[str, Pair]:
   """Losses of one set of predictions.
 
@@ -49,6 +50,8 @@ def point_losses(
     mask: factor on all losses, [B, N, T] or a scalar.
     occlusion_mask: factor on the occlusion loss alone.
     rebalance: r; visible entries of the occlusion loss count 1 + r times.
+    expected_dist_thresh: pixels at 256 x 256 beyond which a position is off,
+      which `expected_dist` is to predict.
 
   Returns:
     {'position', 'occlusion', 'uncertainty': (sum, number of entries)}, without
@@ -75,7 +78,7 @@ def point_losses(
   if expected_dist is not None:
     off = jnp.sum(jnp.square(jax.lax.stop_gradient(error)), axis=-1)
     uncertain, _ = losses.sigmoid_binary_cross_entropy(
-      expected_dist, off > UNCERTAIN**2, weight=visible
+      expected_dist, off > expected_dist_thresh**2, weight=visible
     )
     result['uncertainty'] = (uncertain, entries)
   return result
@@ -87,7 +90,7 @@ def trajectory_losses(
   """Losses of the answer and of everything on the way to it, all alike.
 
   Args:
-    tracks: `model.Tracks`; with several levels the answer is their mean, and
+    tracks: `tracks.Tracks`; with several levels the answer is their mean, and
       stands for the last iteration.
     num_pips_iter: iterations of a level.
     refined: factor on the losses of all but the first guess: the share of the

@@ -9,6 +9,7 @@ import numpy as np
 
 from projects.tapir import losses, tapnet
 from projects.tapir import model as model_lib
+from projects.tapir import tracks as tracks_lib
 from vidscenic import task
 from vidscenic.ops import augment, grids, masking, metrics, tracking
 from vidscenic.ops import video as video_ops
@@ -60,6 +61,9 @@ class PointTracking(task.Task):
     grad_chunks: chunks whose refinement is trained; 0: all.
     colors: arguments of `augment.color_augment` in training; None or empty:
       colours stay.
+    expected_dist_thresh: see `losses.point_losses`. A point that the model
+      expects to be further off counts as hidden, so a model that is not exact
+      yet wants it large.
   """
 
   def __init__(
@@ -70,12 +74,16 @@ class PointTracking(task.Task):
     query_chunk_size: int = 32,
     grad_chunks: int = 1,
     colors: Mapping[str, Any] | None = None,
+    expected_dist_thresh: float = losses.EXPECTED_DIST_THRESH,
   ):
     self.model = make_model(model)
     self.clip, self.num_queries = tuple(clip), num_queries
     self.query_chunk_size, self.grad_chunks = query_chunk_size, grad_chunks
     self.colors = dict(colors or {})
+    self.expected_dist_thresh = expected_dist_thresh
     self.is_tapnet = isinstance(self.model, tapnet.TapNet)
+    if expected_dist_thresh <= 0:
+      raise ValueError(f'{expected_dist_thresh=} must be positive')
     if query_chunk_size < 0 or grad_chunks < 0:
       raise ValueError(
         f'{query_chunk_size=} and {grad_chunks=} must not be negative'
@@ -162,7 +170,7 @@ class PointTracking(task.Task):
     )
     return outputs, carry
 
-  def final(self, tracks: model_lib.Tracks) -> model_lib.Tracks:
+  def final(self, tracks: tracks_lib.Tracks) -> tracks_lib.Tracks:
     """The answer of the task's model."""
     return tracks.final(getattr(self.model, 'num_pips_iter', 1))
 
@@ -213,6 +221,7 @@ class PointTracking(task.Task):
       'target_occluded': batch['occluded'],
       'size': batch['video'].shape[2:4],
       'rows': batch['mask'],
+      'expected_dist_thresh': self.expected_dist_thresh,
     }
 
   def _terms(self, tracks, batch):

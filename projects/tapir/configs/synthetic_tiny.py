@@ -33,6 +33,7 @@ def get_config(arg=''):
       'num_queries': POINTS,
       'query_chunk_size': 32,
       'grad_chunks': 1,
+      'expected_dist_thresh': 24.0,
       'model': {
         'use_causal_conv': True,
         'softmax_temperature': 20.0,
