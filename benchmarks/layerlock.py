@@ -96,11 +96,11 @@ def formula(task, k: int, *, latent: bool) -> int:
     mlp_features=model.mlp_features,
     num_decoder_layers=model.num_decoder_layers,
     num_visible=task.num_keep,
-    num_decode=task.num_decode,
+    num_decode=task.targets.num_decode,
     patch_values=model.num_outputs('pixel_head'),
   )
   latent = latent and k > 0
-  tokens = task.num_chosen * task.num_tokens // task.num_decode
+  tokens = task.targets.num_chosen * task.num_tokens // task.targets.num_decode
   return sizes.cost(
     k, latent=latent, target_tokens=tokens if latent else 0
   ).total
@@ -129,8 +129,8 @@ def measure(args: argparse.Namespace) -> list[report.Table]:
           f'{size}_{targets}',
           f'{size} ({model.depth} blocks of {model.width}), {targets} as '
           'targets; '
-          f'{run.task.num_keep} visible, {run.task.num_decode} decode tokens; '
-          f'batch {args.batch_size}, {args.dtype}',
+          f'{run.task.num_keep} visible, {run.task.targets.num_decode} decode '
+          f'tokens; batch {args.batch_size}, {args.dtype}',
           rows,
           ('gflop: matrix products of a step; off_flop: less the formula',),
         )

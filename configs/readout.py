@@ -1,11 +1,11 @@
 r"""Readouts of labels, depth, points, boxes and camera from frozen features.
 
-  python main.py --workdir=runs/read_layerlock --config.optim.lr=1e-3 \
-    --config=configs/readout.py:weights=runs/layerlock_tiny,steps=400
-  python main.py --workdir=runs/read_rvm --config.optim.lr=1e-3 \
-    --config=configs/readout.py:backbone=rvm,weights=runs/rvm_tiny,steps=400
-  python main.py --workdir=runs/read_random --config.optim.lr=1e-3 \
-    --config=configs/readout.py:backbone=random,steps=400
+  python main.py --workdir=runs/read_layerlock \
+    --config=configs/readout.py:weights=runs/layerlock_tiny,steps=400,lr=1e-3
+  python main.py --workdir=runs/read_rvm \
+    --config=configs/readout.py:backbone=rvm,weights=runs/rvm,steps=400,lr=1e-3
+  python main.py --workdir=runs/read_random \
+    --config=configs/readout.py:backbone=random,steps=400,lr=1e-3
   python -m vidscenic.tools.compare runs/read_layerlock runs/read_rvm \
     runs/read_random --figures '^heldout'
 
@@ -31,8 +31,8 @@ _STACK = {'num_heads': 2, 'qkv_features': 64, 'mlp_features': 128}
 
 
 def get_config(arg=''):
-  """Arguments: backbone, weights (the workdir of its run), steps."""
-  arg = vc.parse_arg(arg, backbone='', weights='', steps=40_000)
+  """Arguments: backbone, weights (the workdir of its run), steps, lr."""
+  arg = vc.parse_arg(arg, backbone='', weights='', steps=40_000, lr=3e-4)
   backbone = arg.backbone or ('layerlock' if arg.weights else 'random')
   if backbone not in BACKBONES:
     raise ValueError(f'backbone={backbone!r}: want one of {BACKBONES}')
@@ -61,13 +61,13 @@ def get_config(arg=''):
     r'^(mask_token|embedder|delta|decoder|head)(/|$)',
   )
   config.data.train = _clips('train')
-  config.optim.lr = 3e-4
+  config.optim.lr = arg.lr
   config.optim.weight_decay = 1e-4
   config.optim.clip_norm = 1.0
   config.optim.schedule = vc.schedule_spec(
     name='cosine',
     warmup_steps=min(1000, max(1, arg.steps // 20)),
-    end=1e-7 / 3e-4,
+    end=1e-7 / arg.lr,
   )
   config.log.every_steps = max(1, min(100, arg.steps // 10))
   config.checkpoint.every_steps = min(2_000, arg.steps)

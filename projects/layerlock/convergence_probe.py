@@ -1,16 +1,18 @@
 r"""When have the first blocks of a pixel MAE converged? (LayerLock, section 3)
 
+  python main.py --workdir=runs/mae \
+    --config=projects/layerlock/configs/synthetic_tiny.py:arm=mae,steps=600 \
+    --config.checkpoint.every_steps=100 --config.checkpoint.keep_last=6
   python -m projects.layerlock.convergence_probe --workdir=runs/mae \
     --config=projects/layerlock/configs/synthetic_tiny.py:arm=mae,steps=600 \
-    --steps 200 400 --depths 1 2 4 --out=runs/probe
+    --steps 100 300 500 --depths 1 2 4 --out=runs/probe
 
-For every step T and number of blocks L a branch starts from the checkpoint of
-step T of a finished run, freezes the first L blocks and trains to the same end;
-its last held-out losses are compared with those of the run. Blocks count as
-converged if the loss is at most 1 % (`--eps`) higher; the bound of the paper is
-not known. The run must have kept the checkpoints: set checkpoint.every_steps
-and checkpoint.keep_last for it, and an evaluator `heldout` (`MeanLoss`), whose
-masks are always the same.
+The first command makes a run that keeps its checkpoints. For every step T and
+number of blocks L a branch starts from its checkpoint of step T, freezes the
+first L blocks and trains to the same end; its last held-out losses are compared
+with those of the run. Blocks count as converged if the loss is at most 1 %
+(`--eps`) higher; the bound of the paper is not known. The run needs an
+evaluator `heldout` (`MeanLoss`), whose masks are always the same.
 
 Finished branches are only read, so an interrupted probe goes on.
 """

@@ -34,7 +34,8 @@ class Diagnostics(evaluator.Evaluator):
     target_std: of the target over clips and places, median over channels.
       Alarm if it changes while its block is frozen: then it is not.
     latent_nmse: loss divided by the variance of the target without the mean of
-      each place. Alarm at 0.02 or less, a trivial target; and above 0.98 twice
+      each place; for V-JEPA, whose loss is absolute, by the mean absolute
+      deviation. Alarm at 0.02 or less, a trivial target; and above 0.98 twice
       in a row: only the mean is predicted.
   For every block i, counted from 1:
     param_norm/i; update_ratio/i, the change since the last evaluation divided
@@ -87,7 +88,7 @@ class Diagnostics(evaluator.Evaluator):
       alarms += self._health_alarms(part, block, health, step)
     figures['loss'] = seen['loss']
     if 'target' in seen:
-      figures |= self._target_figures(seen)
+      figures |= self._target_figures(seen, phase)
       alarms += self._target_alarms(figures, phase)
     figures |= self._parameter_figures(state)
     alarms += self._frozen_alarms(figures, phase)
@@ -125,9 +126,7 @@ class Diagnostics(evaluator.Evaluator):
     means = {k: s / max(n, 1) for k, (s, n, _) in totals.items()}
     scales = {k: float(v[2]) for k, v in sums[0].items()}
     seen['loss'] = float(sum(scales[k] * mean for k, mean in means.items()))
-    latent = [mean for k, mean in means.items() if k.startswith('latent')]
-    if latent:
-      seen['latent_loss'] = float(latent[-1])
+    seen['terms'] = means
     return seen
 
   def _look(self, params, model_state, batch, context):
@@ -157,16 +156,17 @@ class Diagnostics(evaluator.Evaluator):
     places = ((np.arange(number) + 0.5) * count / number).astype(int)
     return tokens[:, places].astype(jnp.float32)
 
-  def _target_figures(self, seen):
+  def _target_figures(self, seen, phase):
     truth = seen['target'].astype(np.float64)
     std = truth.reshape(-1, truth.shape[-1]).std(axis=0)
     # Unbiased: a mean over few clips explains a part of any noise.
-    count = len(truth)
-    variance = np.mean((truth - truth.mean(axis=0)) ** 2)
-    variance *= count / max(count - 1, 1)
+    count, power = len(truth), self.task.error_power
+    spread = np.mean(np.abs(truth - truth.mean(axis=0)) ** power)
+    spread *= (count / max(count - 1, 1)) ** (power / 2)
+    terms = [seen['terms'][name] for name in self.task.newest_terms(phase)]
     return {
       'target_std': float(np.median(std)),
-      'latent_nmse': float(seen['latent_loss'] / max(variance, 1e-30)),
+      'latent_nmse': float(np.mean(terms) / max(spread, 1e-30)),
     }
 
   def _parameter_figures(self, state):
@@ -226,7 +226,9 @@ class Diagnostics(evaluator.Evaluator):
     if min(nmse, was['latent_nmse']) > 0.98:
       alarms.append(f'only the mean is predicted: latent_nmse {nmse:.3g}')
     std = figures['target_std']
-    if self.task.target_is_fixed and abs(std / was['target_std'] - 1) > 1e-3:
+    # V-JEPA's first target is a block that still trains.
+    is_fixed = phase and self.task.target_is_fixed
+    if is_fixed and abs(std / was['target_std'] - 1) > 1e-3:
       alarms.append(
         f'the target of block {phase} moves although it is frozen: target_std '
         f'{was["target_std"]:.6g} -> {std:.6g}'

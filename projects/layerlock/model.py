@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vidscenic.layers import norms, position, vit
+from vidscenic.layers import norms, position, transformer, vit
 
 POSITIONS = ('rope3d', 'learned', 'both')
 DECODE_TOKENS = ('per_position', 'shared')
@@ -75,7 +75,7 @@ class SimpleMAE(nn.Module):
   dtype: Any = jnp.float32  # compute; the residual stream is float32
 
   def setup(self):
-    self._check()
+    self.check()
     rotary = None
     if self.posenc != 'learned':
       rotary = {
@@ -117,25 +117,47 @@ class SimpleMAE(nn.Module):
       for name in self.heads
     }
 
-  def _check(self):
+  def check(self, where: str = ''):
+    """Checks the fields.
+
+    Args:
+      where: what stands in front of their names in messages.
+
+    Raises:
+      ValueError: an unusable field, named.
+    """
     for name, known in (
       ('posenc', POSITIONS),
       ('rope_site', tuple(SITES)),
+      ('rope_pairing', position.PAIRINGS),
       ('decode_token', DECODE_TOKENS),
+      ('remat', transformer.REMAT),
     ):
       if getattr(self, name) not in known:
-        raise ValueError(f'{name}={getattr(self, name)!r}: want one of {known}')
+        raise ValueError(
+          f'{where}{name}={getattr(self, name)!r}: want one of {known}'
+        )
+    if self.width % self.num_heads:
+      raise ValueError(
+        f'{where}num_heads={self.num_heads} does not divide width={self.width}'
+      )
+    fractions = tuple(self.rope_fractions)
+    if len(fractions) != 3 or min(fractions) < 0 or sum(fractions) > 1 + 1e-6:
+      raise ValueError(
+        f'{where}rope_fractions={fractions}: want shares of (t, h, w) that sum '
+        'to 1 or less'
+      )
     if self.heads and not 0 < self.num_decoder_layers < self.depth:
       raise ValueError(
-        f'num_decoder_layers={self.num_decoder_layers}: want 1 to '
+        f'{where}num_decoder_layers={self.num_decoder_layers}: want 1 to '
         f'{self.depth - 1} of the {self.depth} blocks'
       )
-    decode = self.decode_grid or self.grid
-    if any(
+    decode = tuple(self.decode_grid or self.grid)
+    if len(decode) != 3 or any(
       n < 1 or full % n for n, full in zip(decode, self.grid, strict=True)
     ):
       raise ValueError(
-        f'decode_grid={tuple(decode)} does not divide the grid of patches '
+        f'{where}decode_grid={decode} does not divide the grid of patches '
         f'{tuple(self.grid)}'
       )
 

@@ -24,8 +24,8 @@ LATENT_NORMS = ('none', 'layernorm')
 class LatentTarget:
   """Where features of a frozen block are predicted."""
 
-  fraction: float = 1.0  # of the decode tokens
-  subset: str = 'random'  # or those that are 'visible'
+  fraction: float = 1.0  # of the decode tokens, with subset 'random'
+  subset: str = 'random'  # or 'visible': all of those and no others
   # 'forward': only the chosen tokens enter the pass that makes the targets;
   # 'loss_only': all do, and the loss is taken of the chosen ones.
   mode: str = 'forward'

@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from projects.layerlock import task as task_lib
+from projects.layerlock import blocks as blocks_lib
 from vidscenic import config as vc
-from vidscenic import config_checks, task
-from vidscenic.layers import jepa, vit
+from vidscenic import task
+from vidscenic.layers import jepa
 from vidscenic.ops import block_masking, losses, masking, targets
 from vidscenic.ops import video as video_ops
+from vidscenic.tasks import model_fields
 from vidscenic.train import freezing
 
 MASKS = ({'num_blocks': 8, 'area': 0.15}, {'num_blocks': 2, 'area': 0.7})
@@ -63,12 +64,7 @@ class MaskedLatents(task.Task):
     """
     self.clip = tuple(clip)
     self.model = _build_model(dict(model or {}))
-    patch = self.model.patch
-    if any(n < 1 or n % p for n, p in zip(self.clip, patch, strict=True)):
-      raise ValueError(
-        f'task.kwargs.clip={clip} is not made of whole patches of {patch}'
-      )
-    self.grid = tuple(n // p for n, p in zip(self.clip, patch, strict=True))
+    self.grid = model_fields.token_grid(self.clip, self.model.patch)
     self.recipe = self.schedule = None
     if layerlock is not None:
       self.recipe = vc.build(
@@ -101,13 +97,13 @@ class MaskedLatents(task.Task):
     scan = self.model.scan
     return (
       r'^encoder/embedding/',
-      *task_lib.block_rules('encoder', phase, scan=scan),
+      *blocks_lib.block_rules('encoder', phase, scan=scan),
     )
 
   def on_phase(self, state, old, new):
     del old
     if self.recipe.reset_moments_on_switch:
-      state = task_lib.clear_moments(state, ('',))
+      state = blocks_lib.clear_moments(state, ('',))
     if not self._sync or not self.freezes or state.ema_params is None:
       return state
     mask = freezing.frozen_mask(state.params, self.frozen(new))
@@ -171,6 +167,13 @@ class MaskedLatents(task.Task):
 
   # What diagnostics look at.
 
+  error_power = 1  # of the loss
+
+  def newest_terms(self, phase) -> tuple[str, ...]:
+    """Terms of the loss whose mean is that of the newest target."""
+    del phase
+    return tuple(f'mask_{i}' for i in range(len(self._masks)))
+
   @property
   def depth(self) -> int:
     """Blocks of the encoder."""
@@ -205,31 +208,23 @@ class MaskedLatents(task.Task):
 
   def blocks(self, params):
     """Parameters of the blocks of the encoder, in order."""
-    return task_lib.blocks_of(params['encoder'])
+    return blocks_lib.blocks_of(params['encoder'])
 
 
 def _build_model(fields):
-  if 'size' in fields:
-    size = fields.pop('size')
-    if size not in vit.SIZES:
-      raise ValueError(
-        f'task.kwargs.model.size={size!r}: known are {tuple(vit.SIZES)}'
-      )
-    fields = vit.vit_config(size) | fields
-  known = jepa.JointEmbedding.__dataclass_fields__.keys()
-  known -= {'parent', 'name', 'predictor'}
-  for name in fields:
-    if name not in known:
-      raise ValueError(
-        config_checks.unknown(
-          f'task.kwargs.model.{name}', name, known | {'size'}
-        )
-      )
-  if 'patch' in fields:  # a model is hashed, lists are not
-    fields['patch'] = tuple(fields['patch'])
-  if 'dtype' in fields:
-    fields['dtype'] = jnp.dtype(fields['dtype'])
-  return jepa.JointEmbedding(**fields)
+  fields = model_fields.checked(
+    jepa.JointEmbedding,
+    model_fields.with_size(fields),
+    fixed=('predictor',),
+    also=('size',),
+  )
+  model = jepa.JointEmbedding(**fields)
+  if not 0 <= model.mask_index < model.num_mask_tokens:
+    raise ValueError(
+      f'{model_fields.FIELD}.mask_index={model.mask_index}: want one of '
+      f'{model.num_mask_tokens} mask tokens'
+    )
+  return model
 
 
 # Fields of a recipe that mean nothing here.

@@ -6,6 +6,7 @@ original code. Both come as PyTorch or safetensors files.
 
   MaskedVideo (task.py)       pretraining files
   Classification (vidscenic)  fine-tuned files; see configs/finetuned.py
+  Readout (vidscenic)         both, the encoder alone; new heads
 
 A file does not say its number of heads. The tables of positions are not stored
 either: they are computed.
@@ -93,8 +94,9 @@ def load(
   Args:
     path: of a PyTorch or safetensors file.
     target: shapes of the model's parameters: those of `VideoAutoencoder`, or
-      those of `Classification` with a backbone of the same kind.
+      those of `Classification` or `Readout` with a `VisionTransformer`.
     features_only: read the encoder alone; decoder or head keep their values.
+      Always so for `Readout`.
 
   Returns:
     Nested dicts like target, without what keeps its values.
@@ -124,11 +126,11 @@ def convert(
   """`load` for arrays in memory, which errors call `name`."""
   encoder = 'backbone' if 'backbone' in target else 'encoder'
   ignore, keep = (), ()
-  if features_only:
+  if features_only or 'heads' in target:
     ignore = (
       r'(decoder|fc_norm|classifier|head)\..*|mask_token|encoder_to_decoder.*',
     )
-    keep = (r'(decoder|head)/.*',)
+    keep = (r'(decoder|heads?)/.*',)
     if 'final_norm' not in target[encoder]['transformer']:
       ignore = (*ignore, r'videomae\.layernorm\..*|(encoder\.)?norm\..*')
   try:
@@ -159,13 +161,21 @@ def model_fields(arrays: Mapping[str, Any]) -> dict[str, Any]:
     shape = tuple(array.shape)
     if re.search(r'patch_embed(dings\.projection|\.proj)\.weight$', key):
       fields |= {'width': shape[0], 'patch': shape[2:]}
-    elif re.search(r'(^|\.)layer\.0\.intermediate\.dense\.weight$', key):
+    elif re.search(
+      r'(^|\.)layer\.0\.intermediate\.dense\.weight$'
+      r'|^(encoder\.)?blocks\.0\.mlp\.fc1\.weight$',
+      key,
+    ):
       fields['mlp_features'] = shape[0]
     elif key == 'mask_token':
       fields['decoder_width'] = shape[-1]
     elif key == 'decoder.head.weight':
       fields['num_outputs'] = shape[0]
-    elif re.search(r'decoder_layers\.0\.intermediate\.dense\.weight$', key):
+    elif re.search(
+      r'^decoder\.(decoder_layers\.0\.intermediate\.dense'
+      r'|blocks\.0\.mlp\.fc1)\.weight$',
+      key,
+    ):
       fields['decoder_mlp_features'] = shape[0]
   for name, stack in (
     ('depth', r'(?:videomae\.)?encoder\.layer|(?:encoder\.)?blocks'),

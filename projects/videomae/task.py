@@ -16,12 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from projects.videomae import model as model_lib
-from vidscenic import config_checks, task
+from vidscenic import task
 from vidscenic.ops import block_masking, losses, masking, targets
 from vidscenic.ops import video as video_ops
+from vidscenic.tasks import model_fields
 
 MASKERS = ('tube', 'random', 'cube')
+DECODE_RATIOS = (0.25, 0.5, 0.75, 1.0)
 TARGETS = ('pixels', 'strided_pixels', 'hog')
+NORMS = ('none', 'patch', 'patch_channel')
 LOSSES = {
   'squared': losses.squared,
   'l1': losses.l1,
@@ -76,12 +79,18 @@ class MaskedVideo(task.Task):
     """
     for name, value, known in (
       ('masker', masker, MASKERS),
+      ('decode_ratio', decode_ratio, DECODE_RATIOS),
       ('target', target, TARGETS),
+      ('target_norm', target_norm, NORMS),
       ('loss', loss, tuple(LOSSES)),
       ('normalize', normalize, video_ops.RANGES),
     ):
       if value not in known:
         raise ValueError(f'task.kwargs.{name}={value!r}: want one of {known}')
+    if not 0 <= mask_ratio <= 1:
+      raise ValueError(
+        f'task.kwargs.mask_ratio={mask_ratio}: want it in [0, 1]'
+      )
     self.clip = tuple(clip)
     self.model, self.grid = _build_model(dict(model or {}), self.clip, target)
     self.num_tokens = math.prod(self.grid)
@@ -195,26 +204,14 @@ def _build_model(fields, clip, target):
   if 'size' in fields:
     variant = fields.pop('variant', 'videomae')
     fields = model_lib.model_config(variant, fields.pop('size')) | fields
-  known = model_lib.VideoAutoencoder.__dataclass_fields__.keys()
-  known -= {'parent', 'name', 'num_outputs'}
-  for name in fields:
-    if name not in known:
-      raise ValueError(
-        config_checks.unknown(
-          f'task.kwargs.model.{name}', name, known | {'size', 'variant'}
-        )
-      )
-  fields = {  # a model is hashed, lists are not
-    k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-  }
-  if 'dtype' in fields:
-    fields['dtype'] = jnp.dtype(fields['dtype'])
-  patch = tuple(fields.get('patch', model_lib.VideoAutoencoder.patch))
-  if any(n < 1 or n % p for n, p in zip(clip, patch, strict=True)):
-    raise ValueError(
-      f'task.kwargs.clip={clip} is not made of whole patches of {patch}'
-    )
-  grid = tuple(n // p for n, p in zip(clip, patch, strict=True))
+  fields = model_fields.checked(
+    model_lib.VideoAutoencoder,
+    fields,
+    fixed=('num_outputs', 'grid'),
+    also=('size', 'variant'),
+  )
+  patch = fields.get('patch', model_lib.VideoAutoencoder.patch)
+  grid = model_fields.token_grid(clip, patch)
   if target == 'hog' and any(n % _CELL for n in patch[1:]):
     raise ValueError(
       f"task.kwargs.target='hog' needs patches of whole cells of {_CELL} "

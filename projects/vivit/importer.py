@@ -1,7 +1,8 @@
 """Reads published ViViT weights in the layout of transformers.
 
 `VivitModel` fits `model.ViViT`, `VivitForVideoClassification` a
-`Classification` with the backbone of `model.backbone_fields`. The class token
+`Classification` with the backbone of `model.backbone_fields`, and both a
+`Readout` with it, whose heads keep their values. The class token
 has a position of its own there; the two vectors are added.
 """
 
@@ -62,7 +63,7 @@ def load(path: str | os.PathLike, target: Mapping[str, Any]) -> dict[str, Any]:
     target: shapes of the model's parameters, see the module.
 
   Returns:
-    Nested dicts like target.
+    Nested dicts like target, without the heads of a `Readout`.
 
   Raises:
     FileNotFoundError, BadFile: as `formats.read`.
@@ -79,8 +80,11 @@ def convert(
 ) -> dict[str, Any]:
   """`load` for arrays in memory, which errors call `name`."""
   arrays = {key.removeprefix('vivit.'): a for key, a in arrays.items()}
+  ignore = [r'(pooler|classifier)\..*'] if 'heads' in target else ()
   try:
-    params, report = tree.convert(arrays, target, RULES)
+    params, report = tree.convert(
+      arrays, target, RULES, ignore=ignore, keep=(r'heads/.*',)
+    )
   except ValueError as error:
     raise ValueError(f'{name} does not fit the model. {error}') from error
   logging.info('%s: %s', name, report)

@@ -120,12 +120,14 @@ def load(
 
   Args:
     path: of a PyTorch or safetensors file.
-    target: shapes of the model's parameters: those of `jepa.JointEmbedding`,
-      or of `Classification` with a `model.PooledEncoder`.
+    target: shapes of the model's parameters: those of `jepa.JointEmbedding`;
+      of `Classification` with a `model.PooledEncoder`; or of `Readout` with a
+      `JointEmbedding` as `any_backbone.Backbone`, whose heads keep their
+      values. Pooler and classifier of a file are left out where there are none.
     encoder: 'target_encoder' or 'encoder' of the original files.
 
   Returns:
-    Nested dicts like target.
+    Nested dicts like target, without what keeps its values.
 
   Raises:
     FileNotFoundError, BadFile: as `formats.read`.
@@ -156,13 +158,17 @@ def convert(
     ignore.append(f'{other}/.*')
   if root or 'predictor' not in target:
     ignore.append(r'predictor[./].*')
+  if 'pooler' not in target.get('backbone', target):
+    ignore.append(r'(pooler|classifier)\..*')
   rules = (
     *_tower(encoder if native else 'encoder', root + 'encoder'),
     *_predictor(),
     *_pooler(root),
   )
   try:
-    params, report = tree.convert(arrays, target, rules, ignore=ignore)
+    params, report = tree.convert(
+      arrays, target, rules, ignore=ignore, keep=(r'heads/.*',)
+    )
   except ValueError as error:
     raise ValueError(f'{name} does not fit the model. {error}') from error
   logging.info('%s: %s', name, report)

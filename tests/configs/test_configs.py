@@ -36,6 +36,21 @@ def documented(file):
 CASES = [(file, arg) for file in FILES for arg in documented(file)]
 
 
+def data_specs(config):
+  """(place, data spec) of everything that a config reads."""
+  todo = [('data.train', config.data.train)] if 'train' in config.data else []
+  for name, spec in config.evals.items():
+    todo += [
+      (f'evals.{name}.kwargs.{field}', value)
+      for field, value in spec.kwargs.items()
+      if field == 'data' or field.endswith('_data')
+    ]
+  for where, spec in todo:
+    yield where, spec
+    for group in ('mixture', 'streams'):
+      todo += [(f'{where}.{k}', part) for k, part in spec[group].items()]
+
+
 def test_there_are_configs():
   assert {'configs/smoke.py', 'configs/video_classifier.py'} <= set(FILES)
 
@@ -75,6 +90,16 @@ def test_config_builds_without_data(file, arg):
       spec.factory, run.task, run.mesh, field=f'evals.{name}', **spec.kwargs
     )
     assert evaluator.measures()
+
+
+@pytest.mark.parametrize(('file', 'arg'), CASES)
+def test_sources_and_transforms_exist_and_take_their_arguments(file, arg):
+  for where, spec in data_specs(load(file).get_config(arg)):
+    for part in ('source', 'transform'):
+      if spec[part]:
+        vc.prepare(
+          spec[part], 0, field=f'{where}.{part}', **spec[f'{part}_kwargs']
+        )
 
 
 @pytest.mark.parametrize('file', FILES)

@@ -56,11 +56,11 @@ def make_params(task):
   )
 
 
-def context(phase):
+def context(phase, num_rows=NUM_ROWS):
   return task_api.StepContext(
     step=jnp.int32(0),
     rng=jax.random.key(1),
-    rows=jnp.arange(NUM_ROWS, dtype=jnp.int32),
+    rows=jnp.arange(num_rows, dtype=jnp.int32),
     phase=phase,
   )
 
@@ -174,12 +174,13 @@ def test_target_subsets_agree_with_the_whole_pass():
   full = gradient(make_task(latent_target={'mode': 'loss_only'}), 2)[0]
   np.testing.assert_allclose(full, all_frozen()[0], rtol=1e-6)
   task = make_task(latent_target=half)
-  chosen = task._chosen(context(2), task.mask(context(2)))
+  mask = task.mask(context(2))
+  chosen = task.targets.choose(jax.random.key(2), jnp.arange(NUM_ROWS), mask)
   assert chosen.shape == (NUM_ROWS, 6)
   params = make_params(task)
   video = video_ops.normalize(make_batch()['video'], 'unit')
   run = functools.partial(jax.jit, compiler_options=FAST)
-  (some,) = run(lambda p: task.features_of(p, video, (2,), chosen))(params)
+  (some,) = run(lambda p: task.targets.features(p, video, (2,), chosen))(params)
   (want,) = run(
     lambda p: task.model.apply(
       {'params': p}, video, (2,), ids=chosen, method='streams'
@@ -201,7 +202,7 @@ def test_visible_targets_reuse_the_frozen_blocks():
 
   @functools.partial(jax.jit, compiler_options=FAST)
   def pieces(params):
-    (truth,) = task.features_of(params, video, (2,), ids)
+    (truth,) = task.targets.features(params, video, (2,), ids)
     return truth, task.model.apply({'params': params}, video, ids)[0]
 
   truth, predicted = pieces(params)
@@ -211,13 +212,13 @@ def test_visible_targets_reuse_the_frozen_blocks():
 
 def test_coarse_decode_tokens_predict_means():
   task = make_task({'decode_grid': (1, 2, 1)})
-  assert task.model.cell == (2, 1, 3) and task.num_decode == 2
+  assert task.model.cell == (2, 1, 3) and task.targets.num_decode == 2
   params, batch = make_params(task), make_batch()
   assert params['decode_tokens'].shape == (2, 16)
   video = video_ops.normalize(batch['video'], 'unit')
   truth, fine = jax.jit(
     lambda p: (
-      task.features_of(p, video, (2,))[0],
+      task.targets.features(p, video, (2,))[0],
       task.streams(p, video, (2,))[0],
     ),
     compiler_options=FAST,
@@ -226,9 +227,9 @@ def test_coarse_decode_tokens_predict_means():
   np.testing.assert_allclose(truth, fine, atol=1e-5)
   # A chosen box sends all its patches, and no others, through the blocks.
   np.testing.assert_array_equal(
-    task._patches_of(jnp.array([[1]])), [[3, 4, 5, 9, 10, 11]]
+    task.targets.patches_of(jnp.array([[1]])), [[3, 4, 5, 9, 10, 11]]
   )
-  pixels = task._pixels(video)
+  pixels = task.targets.pixels(video)
   assert pixels.shape == (NUM_ROWS, 2, 3 * 2 * 8 * 8)
   np.testing.assert_allclose(
     pixels.mean((1, 2)), video.mean((1, 2, 3, 4)), rtol=1e-4
@@ -246,19 +247,11 @@ def test_multi_targets_average_over_all_frozen_blocks():
   )(make_params(task), make_batch())
   assert set(out) == {'latent_1', 'latent_2'}
   assert [float(term[2]) for term in out.values()] == [0.5, 0.5]
+  assert task.newest_terms(2) == ('latent_2',) and not task.newest_terms(0)
   with_pixels = make_task(
     target_mode='multi', latent_head='per_target', multi_include_pixels=True
   )
   assert with_pixels._heads(1) == ('pixel_head', 'latent_head_1')
-
-
-def test_control_predicts_both_and_freezes_nothing():
-  task = make_task(freeze=False)
-  assert task._heads(2) == ('pixel_head', 'latent_head')
-  assert task.frozen(2) == ()
-  _, grads = gradient(task, 2)
-  block = grads['backbone']['transformer']['block_0']['mlp']['up']['kernel']
-  assert np.any(block)
 
 
 def test_new_head_at_a_switch_starts_without_moments():
@@ -282,25 +275,61 @@ def test_new_head_at_a_switch_starts_without_moments():
   assert make_task().on_phase(state, 1, 2) is state
 
 
+def counted_flops(task, k, num_rows):
+  """Matrix products of loss and gradient, off the lowered program."""
+  video = jax.ShapeDtypeStruct((num_rows, *task.clip, 3), jnp.uint8)
+  batch = {'video': video, 'mask': jax.ShapeDtypeStruct((num_rows,), bool)}
+  params, _ = jax.eval_shape(task.init, jax.random.key(0), batch)
+
+  def loss(params, batch):
+    mask = freezing.frozen_mask(params, task.frozen(k))
+    params = freezing.stop_frozen(params, mask)
+    out = task.loss(params, {}, batch, context(k, num_rows))
+    return sum(s * t / w for t, w, s in out.terms.values())
+
+  lowered = jax.jit(jax.grad(loss)).lower(params, batch)
+  return hlo.dot_flops(lowered.as_text('hlo'))
+
+
+def sizes_of(task):
+  model = task.model
+  return flops.Sizes(
+    model.width, model.depth, model.mlp_features, model.num_decoder_layers,
+    task.num_keep, task.targets.num_decode, model.num_outputs('pixel_head'),
+  )  # fmt: skip
+
+
 def test_flops_are_those_of_the_formula_in_every_stage():
-  clip = (4, 32, 32)
   for latent in (False, True):
-    task = make_task(clip=clip, latent_targets=latent)
-    sizes = flops.Sizes(16, 3, 24, 1, task.num_keep, task.num_decode, 384)
+    task = make_task(clip=(4, 32, 32), latent_targets=latent)
     for k in range(3):
-      params, _ = jax.eval_shape(task.init, jax.random.key(0), make_batch(clip))
-
-      def loss(params, batch, task=task, k=k):
-        mask = freezing.frozen_mask(params, task.frozen(k))
-        out = task.loss(
-          freezing.stop_frozen(params, mask), {}, batch, context(k)
-        )
-        return sum(s * t / w for t, w, s in out.terms.values())
-
-      lowered = jax.jit(jax.grad(loss)).lower(params, make_batch(clip))
       tokens = task.num_tokens if latent and k else 0
-      want = sizes.cost(k, latent=latent and k > 0, target_tokens=tokens)
-      assert hlo.dot_flops(lowered.as_text('hlo')) == NUM_ROWS * want.total
+      cost = sizes_of(task).cost(k, latent=tokens > 0, target_tokens=tokens)
+      assert counted_flops(task, k, NUM_ROWS) == NUM_ROWS * cost.total
+
+
+def test_flops_of_the_largest_model_are_those_of_the_formula():
+  """With three quarters of the blocks frozen and 5 % of the features."""
+  task = task_lib.MaskedVideo(
+    model={'size': 'e'},
+    layerlock={'max_frozen_layers': 42, 'latent_target': {'fraction': 0.05}},
+  )
+  cost = sizes_of(task).cost(
+    42, latent=True, target_tokens=task.targets.num_chosen
+  )
+  assert counted_flops(task, 42, 1) == cost.total
+
+
+def test_control_predicts_both_and_freezes_nothing():
+  """It costs an unfrozen step, a second head and the pass for the targets."""
+  task = make_task(freeze=False)
+  assert task._heads(2) == ('pixel_head', 'latent_head')
+  assert task.frozen(2) == ()
+  sizes, count = sizes_of(task), task.num_tokens
+  head = 3 * 2 * task.targets.num_decode * task.model.width**2
+  target = sizes.cost(2, latent=True, target_tokens=count).target
+  want = sizes.cost(0).total + head + target
+  assert counted_flops(task, 2, NUM_ROWS) == NUM_ROWS * want
 
 
 @pytest.mark.parametrize(
@@ -323,6 +352,15 @@ def test_flops_are_those_of_the_formula_in_every_stage():
     ({'model': {'num_decoder_layers': 3}}, 'num_decoder_layers=3'),
     ({'model': {'size': 'XL'}}, "model.size='XL'"),
     ({'model': {'widht': 3}}, 'model.widht'),
+    (
+      {'latent_target': {'subset': 'visible'}, 'loss_tokens': 'masked'},
+      'leave no token for the loss of features',
+    ),
+    ({'model': {'posenc': 'rope'}}, "model.posenc='rope'"),
+    ({'model': {'decode_token': 'one'}}, "model.decode_token='one'"),
+    ({'model': {'rope_fractions': (0.5, 0.5, 0.5)}}, 'model.rope_fractions='),
+    ({'model': {'num_heads': 3}}, 'model.num_heads=3 does not divide'),
+    ({'model': {'decode_grid': (2, 2)}}, 'decode_grid=.* does not divide'),
     ({'clip': (4, 16, 20)}, 'not made of whole patches'),
   ],
 )
@@ -331,9 +369,9 @@ def test_wrong_settings_are_refused_by_name(options, message):
     make_task(**options)
 
 
-@pytest.mark.parametrize('ratio', [0.0, 0.95])
+@pytest.mark.parametrize('ratio', [0.0, 0.95, 95])
 def test_ratio_that_hides_nothing_or_all_is_refused(ratio):
-  with pytest.raises(ValueError, match=f'mask_ratio={ratio} leaves'):
+  with pytest.raises(ValueError, match=f'mask_ratio={ratio}(:| leaves)'):
     task_lib.MaskedVideo(clip=CLIP, mask_ratio=ratio, model=SMALL)
 
 
@@ -356,8 +394,8 @@ def test_windows_pad_the_last_one_and_cut_it_again():
 def test_pixel_targets_may_be_normalised():
   task = make_task(pixel_target={'norm': 'patch'})
   video = video_ops.normalize(make_batch()['video'], 'unit')
-  np.testing.assert_allclose(task._pixels(video).mean(-1), 0, atol=1e-5)
+  np.testing.assert_allclose(task.targets.pixels(video).mean(-1), 0, atol=1e-5)
   np.testing.assert_array_equal(
-    task._pixels(video),
+    task.targets.pixels(video),
     targets.pixels(video, (2, 8, 8), norm='patch'),
   )

@@ -7,23 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from projects.layerlock import diagnostics
+from projects.layerlock import diagnostics, vjepa
 from tests.projects import test_layerlock_training as training
+from tests.projects import test_layerlock_vjepa
 from vidscenic import config as vc
+from vidscenic.train import sharding
+from vidscenic.train import state as state_lib
+
+
+def make_evaluator(task, mesh):
+  data = vc.data_spec(
+    source=f'{training.__name__}:Clips', transform='benchmarks.tiny:Identity'
+  )
+  evaluator = diagnostics.Diagnostics(
+    task, mesh, data=data, batch_size=16, limit=32, tokens_per_clip=4
+  )
+  evaluator.bind('evals.health', {})
+  return evaluator
 
 
 @pytest.fixture(scope='module')
 def evaluation():
   """(evaluator, state) in the second stage, with one frozen block."""
   run = training.run_on_one_device()
-  data = vc.data_spec(
-    source=f'{training.__name__}:Clips', transform='benchmarks.tiny:Identity'
-  )
-  evaluator = diagnostics.Diagnostics(
-    run.task, run.mesh, data=data, batch_size=16, limit=32, tokens_per_clip=4
-  )
-  evaluator.bind('evals.health', {})
-  return evaluator, run.fresh_state()
+  return make_evaluator(run.task, run.mesh), run.fresh_state()
 
 
 def alarms(evaluator, state, step, caplog):
@@ -80,3 +87,37 @@ def test_probe_is_fitted_to_every_other_clip():
   labels = rng.integers(0, 3, 80)
   features = np.eye(3)[labels] + 0.1 * rng.standard_normal((80, 3))
   assert diagnostics._probe(features.astype(np.float32), labels) == 1.0
+
+
+def test_vjepas_first_target_may_move_and_later_ones_may_not(caplog):
+  """Its loss is absolute, and so is what latent_nmse divides it by."""
+  task = vjepa.MaskedLatents(
+    clip=(2, 16, 16),
+    model=test_layerlock_vjepa.SMALL,
+    masks=({'num_blocks': 1, 'area': 0.5},),
+    layerlock=dict(freeze_start_step=2, freeze_interval=9, max_frozen_layers=1),
+  )
+  mesh = sharding.make_mesh({'data': 1, 'fsdp': 1, 'model': 1},
+                            jax.devices()[:1])  # fmt: skip
+  evaluator = make_evaluator(task, mesh)
+  spec = {'video': jnp.zeros((1, 2, 16, 16, 3), jnp.uint8)}
+  shapes, _ = jax.eval_shape(task.init, jax.random.key(0), spec)
+  rng = np.random.default_rng(0)
+  params, teacher = (
+    jax.tree.map(
+      lambda s: jnp.asarray(0.2 * rng.standard_normal(s.shape), s.dtype),
+      shapes,
+    )
+    for _ in range(2)
+  )
+  state = state_lib.TrainState(jnp.int32(0), 0, params, (), {}, teacher, 0)
+  moved = state._replace(
+    ema_params=jax.tree.map(lambda x: 1.5 * x + 0.01, teacher)
+  )
+  first, _ = alarms(evaluator, state, 1, caplog)
+  assert 0 < first['latent_nmse'] < 10
+  _, texts = alarms(evaluator, moved, 2, caplog)
+  assert 'moves' not in texts
+  alarms(evaluator, state, 3, caplog)
+  _, texts = alarms(evaluator, moved, 4, caplog)
+  assert 'the target of block 1 moves' in texts

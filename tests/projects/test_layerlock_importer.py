@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from projects.layerlock import importer
+from projects.layerlock.configs import eval_scannet_4ds
+from tests.data import test_png16
 from vidscenic import config as vc
 from vidscenic.importers import published
 from vidscenic.layers import vit
-from vidscenic.train import paths
+from vidscenic.tools import load
+from vidscenic.train import evaluate, paths
 
 FULL = {
   'scaling4d_base': 87_439_104,
@@ -124,3 +128,63 @@ def test_backbone_alone_leaves_decoder_and_heads():
 def test_other_files_are_refused(arrays, message):
   with pytest.raises(ValueError, match=message):
     importer.convert(arrays(), target('scaling4d_base'))
+
+
+@pytest.fixture
+def golden(tmp_path):
+  """(small weights as published, AbsRel of the reference on `scans`).
+
+  The scans hold the frames that the reference was given, without loss, and
+  depths in millimetres.
+  """
+  with np.load('tests/golden/scaling4d_depth.npz') as file:
+    arrays = {
+      key.removeprefix('params/'): file[key]
+      for key in file.files
+      if key.startswith('params/')
+    }
+    videos, said = file['inputs/video_uint8'], file['outputs/depth'][..., 0]
+  np.savez(tmp_path / 'weights.npz', **arrays)
+  rng = np.random.default_rng(0)
+  depth = rng.integers(500, 4000, said.shape, np.uint16)
+  depth[:, :, :3] = 0  # unknown
+  names = [f'scene{i:04d}_00' for i in range(len(videos))]
+  (tmp_path / 'scannetv2_val.txt').write_text('\n'.join(names))
+  for name, frames, maps in zip(names, videos, depth, strict=True):
+    folder = tmp_path / 'scans' / name
+    for part in ('color', 'depth'):
+      (folder / part).mkdir(parents=True)
+    for i, (frame, map_) in enumerate(zip(frames, maps, strict=True)):
+      with (folder / 'color' / f'{i}.jpg').open('wb') as picture:
+        Image.fromarray(frame).save(picture, 'png')
+      path = folder / 'depth' / f'{i}.png'
+      path.write_bytes(test_png16.encode(map_[..., None]))
+  metres = depth / 1000
+  known = depth > 0
+  return np.mean(np.abs(said - metres)[known] / metres[known])
+
+
+def test_depth_of_scannet_is_that_of_the_reference(golden, tmp_path):
+  """The config, with a small model, from the file to the figure."""
+  config = eval_scannet_4ds.get_config()
+  with config.unlocked():
+    config.task.kwargs.clip = (8, 32, 48)
+    config.task.kwargs.backbone_kwargs = dict(
+      size='B', grid=(4, 4, 6), patch=(2, 8, 8), width=48, depth=5, num_heads=4,
+      mlp_features=160,
+    )  # fmt: skip
+    config.task.kwargs.heads.depth.update(
+      width=64, num_heads=4, decode_patch=(2, 4, 4), query_chunk=100
+    )
+    data = config.evals.depth.kwargs.data
+    data.source_kwargs.update(root=str(tmp_path), num_frames=8)
+    data.transform_kwargs.update(num_frames=8, size=(32, 48))
+  load.make_run(
+    str(tmp_path / 'weights.npz'),
+    tmp_path / 'run',
+    config=config,
+    importer='projects.layerlock.importer:load',
+  )
+  figures = evaluate.evaluate(config, tmp_path / 'run')
+  assert figures['depth/pixels'] == 2 * 8 * 29 * 48
+  np.testing.assert_allclose(figures['depth/abs_rel'], golden, rtol=1e-5)

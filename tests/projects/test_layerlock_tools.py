@@ -73,7 +73,7 @@ def test_experiment_trains_every_arm_with_its_arguments(
     path.mkdir(parents=True)
     (path / 'metrics.jsonl').write_text('{"actions/linear": 0.5}')
     task = vc.build(config.task.factory, **config.task.kwargs)
-    assert task.num_decode == task.num_tokens / 4
+    assert task.targets.num_decode == task.num_tokens / 4
     return subprocess.CompletedProcess(command, 0)
 
   monkeypatch.setattr(experiment.subprocess, 'run', run)
@@ -87,7 +87,8 @@ def test_experiment_trains_every_arm_with_its_arguments(
 
 @pytest.mark.parametrize('preset', pretrain.PRESETS)
 def test_presets_build(preset):
-  config = pretrain.get_config(f'preset={preset}')
+  config = pretrain.get_config(f'preset={preset},heldout=VIDEOS')
+  assert set(config.evals) == {'heldout', 'health'}
   task = vc.build(config.task.factory, **config.task.kwargs)
   freeze, latent = pretrain.PRESETS[preset]
   assert (task.schedule is not None) == (freeze or latent)
@@ -106,7 +107,7 @@ def test_presets_build(preset):
 
 def test_other_configs_build():
   for freeze in ('true', 'false'):
-    config = vjepa.get_config(f'freeze={freeze}')
+    config = vjepa.get_config(f'freeze={freeze},heldout=VIDEOS')
     task = vc.build(config.task.factory, **config.task.kwargs)
     assert task.phase(config.steps - 1) == 16 * (freeze == 'true')
   for arm in synthetic_tiny.ARMS:

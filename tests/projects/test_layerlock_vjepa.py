@@ -143,6 +143,7 @@ def test_context_and_predicted_tokens_are_apart():
     ({'layerlock': FREEZE | {'target_mode': 'multi'}}, 'target_mode'),
     ({'model': SMALL | {'width_': 3}}, 'model.width_'),
     ({'model': {'size': 'XL'}}, "model.size='XL'"),
+    ({'model': SMALL | {'mask_index': 2}}, 'mask_index=2: want one of 2'),
   ],
 )
 def test_wrong_settings_are_refused_by_name(options, message):

@@ -30,9 +30,8 @@ MAE_ST = {
 
 
 def make_task(model=None, **options):
-  return task_lib.MaskedVideo(
-    clip=CLIP, **{'mask_ratio': 0.75, 'model': SMALL | (model or {}), **options}
-  )
+  fixed = {'clip': CLIP, 'mask_ratio': 0.75, 'model': SMALL | (model or {})}
+  return task_lib.MaskedVideo(**fixed | options)
 
 
 def make_batch():
@@ -144,7 +143,9 @@ def test_both_layouts_of_weights_give_the_same_parameters():
     model.init, jax.random.key(0), jnp.zeros((1, 6, 32, 32, 3)), ids, ids
   )['params']
   first = importer.convert(arrays, shapes)
-  second = importer.convert(original_layout(arrays), shapes)
+  original = original_layout(arrays)
+  assert importer.model_fields(original) == fields
+  second = importer.convert(original, shapes)
   jax.tree.map(np.testing.assert_array_equal, first, second)
   # Without the decoder, for features.
   some = importer.convert(arrays, shapes, features_only=True)
@@ -158,7 +159,8 @@ def test_published_recipes_build():
   for recipe in pretrain.RECIPES:
     config = pretrain.get_config(f'recipe={recipe}')
     vc.build(config.task.factory, **config.task.kwargs)
-  config = finetuned.get_config('classes=7')
+  config = finetuned.get_config('classes=7,heldout=VIDEOS')
+  assert config.evals.heldout.kwargs.data.source_kwargs.path == 'VIDEOS'
   task = vc.build(config.task.factory, **config.task.kwargs)
   shapes, _ = jax.eval_shape(
     task.init,
@@ -175,7 +177,11 @@ def test_published_recipes_build():
   [
     ({'masker': 'blocks'}, "masker='blocks'"),
     ({'target': 'rgb'}, "target='rgb'"),
+    ({'target_norm': 'frame'}, "target_norm='frame'"),
+    ({'decode_ratio': 0.3}, 'decode_ratio=0.3'),
     ({'mask_ratio': 0.0}, 'mask_ratio=0.0 leaves'),
+    ({'mask_ratio': 90}, 'mask_ratio=90: want'),
+    ({'clip': (4, 32)}, r'clip=\(4, 32\) is not made of whole patches'),
     ({'model': {'patch': (2, 4, 4)}, 'target': 'hog'}, 'whole cells'),
     ({'model': {'patch': (2, 8, 5)}}, 'whole patches'),
     ({'model': {'size': 'G'}}, "model.size='G'"),

@@ -1,15 +1,20 @@
-"""Published ViViT and V-JEPA 2 classifiers: every key has its place."""
+"""Published ViViT, V-JEPA 2 and VideoMAE files: classifiers and readouts."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from projects.videomae import importer as videomae
+from projects.videomae import model as videomae_model
 from projects.vivit import importer as vivit
+from projects.vivit import model as vivit_model
 from projects.vivit.configs import finetuned as vivit_config
 from projects.vjepa import importer as vjepa
 from projects.vjepa.configs import finetuned as vjepa_config
 from vidscenic import config as vc
+from vidscenic.tasks import readout
+from vidscenic.train import paths
 
 
 def hollow(shapes):
@@ -112,3 +117,53 @@ def test_every_key_of_a_published_classifier_has_its_place(
   assert jax.tree.map(np.shape, made) == jax.tree.map(np.shape, target)
   count = sum(leaf.size for leaf in jax.tree.leaves(target))
   assert round(count / 1e6, 1) == millions
+
+
+SMALL = dict(width=48, num_heads=2, patch=(2, 8, 8))
+VIT = 'vidscenic.layers.vit:VisionTransformer'
+READ = {
+  'videomae_pretrain': (videomae, VIT, dict(
+    SMALL, depth=3, mlp_features=96, positions='sincos_flat',
+    block=videomae_model.block_fields(),
+  )),
+  'videomae_cls': (videomae, VIT, dict(
+    SMALL, depth=3, mlp_features=96, positions='sincos_flat', final_norm=False,
+    block=videomae_model.block_fields(),
+  )),
+  'vivit_cls': (vivit, VIT, vivit_model.backbone_fields(
+    **SMALL, depth=3, mlp_features=96, grid=(3, 4, 4)
+  )),
+  'vjepa2_cls': (vjepa, 'vidscenic.tasks.any_backbone:Backbone', {
+    'module': 'vidscenic.layers.jepa:JointEmbedding',
+    'fields': dict(SMALL, depth=2, mlp_features=192, predictor=False),
+    'method': 'encode',
+  }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('golden', READ)
+def test_readouts_take_the_encoder_of_a_published_file(golden):
+  importer, backbone, fields = READ[golden]
+  label = {
+    'factory': 'vidscenic.tasks.attentive_heads:Classes',
+    'num_classes': 3,
+    'width': 8,
+    'num_heads': 1,
+  }
+  task = readout.Readout(
+    clip=(6, 32, 32),
+    backbone=backbone,
+    backbone_kwargs=fields,
+    heads={'label': label},
+  )
+  video = jax.ShapeDtypeStruct((1, 6, 32, 32, 3), jnp.uint8)
+  target, _ = jax.eval_shape(task.init, jax.random.key(0), {'video': video})
+  with np.load(f'tests/golden/{golden}.npz') as file:
+    arrays = {
+      key.removeprefix('params/'): file[key]
+      for key in file.files
+      if key.startswith('params/')
+    }
+  made = importer.convert(arrays, target)
+  wanted = set(paths.named_leaves(target['backbone']))
+  assert set(paths.named_leaves(made)) == {f'backbone/{n}' for n in wanted}

@@ -7,6 +7,8 @@ r"""SimpleMAE and LayerLock on one's own videos, in the sizes of the papers.
 The presets:
   layerlock_vitg_paper  ViT-G, 160,000 updates on pixels, then a block more is
                         frozen every 10,000, up to 32 of 48 (arXiv 2509.10156)
+  layerlock_vitg_36     the same up to 36 of 48, the three quarters of the
+                        general description, one every 9,000
   layerlock_small       ViT-B at 16x112x112, 8 of 12 blocks; sizes are ours
   mae_baseline          layerlock_small without freezing and without features
   mae_freeze            with freezing, pixels all the time: cheaper, not better
@@ -15,9 +17,11 @@ The presets:
   simplemae             4DS (2412.15212): pixels, learned positions, any `size`
 
 VIDEOS is a folder, a list of files or a manifest, see
-`vidscenic.data.sources.VideoFolder`. Reported for ViT-G, frozen features:
-Something-Something v2 66.1 (63.1 without LayerLock), Kinetics-700 56.3 (52.1).
-Neither was run here: 256 TPUs were used.
+`vidscenic.data.sources.VideoFolder`. With `heldout`, another one, the loss and
+the diagnostics of collapse are logged for its first clips.
+
+Reported for ViT-G, frozen features: Something-Something v2 66.1 (63.1 without
+LayerLock), Kinetics-700 56.3 (52.1). Neither was run here: 256 TPUs were used.
 
 Batch, learning rate, its schedule, the mini warm-up and what the targets are
 made of are not published; see README.md for what is.
@@ -30,6 +34,7 @@ from vidscenic import config as vc
 # freeze, latent_targets
 PRESETS = {
   'layerlock_vitg_paper': (True, True),
+  'layerlock_vitg_36': (True, True),
   'layerlock_small': (True, True),
   'mae_baseline': (False, False),
   'mae_freeze': (True, False),
@@ -39,16 +44,18 @@ PRESETS = {
 
 
 def get_config(arg=''):
-  """Arguments: preset; size, of simplemae (pretrain.py:preset=mae_freeze)."""
-  arg = vc.parse_arg(arg, preset='layerlock_small', size='B')
+  """Arguments: preset; size, of simplemae; heldout (pretrain.py:size=L)."""
+  arg = vc.parse_arg(arg, preset='layerlock_small', size='B', heldout='')
   if arg.preset not in PRESETS:
     raise ValueError(f'preset={arg.preset!r}: want one of {tuple(PRESETS)}')
   freeze, latent = PRESETS[arg.preset]
-  large = arg.preset in ('layerlock_vitg_paper', 'simplemae')
-  size = {'layerlock_vitg_paper': 'G', 'simplemae': arg.size}.get(
-    arg.preset, 'B'
-  )
+  is_vitg = arg.preset.startswith('layerlock_vitg')
+  large = is_vitg or arg.preset == 'simplemae'
+  size = arg.size if arg.preset == 'simplemae' else 'G' if is_vitg else 'B'
   side = 224 if large else 112
+  interval, last = (10_000, 32) if large else (3_250, 8)
+  if arg.preset == 'layerlock_vitg_36':
+    interval, last = 9_000, 36
   config = vc.base_config()
   config.batch_size = 2048 if large else 256
   config.steps = 488_281 if large else 40_000  # 1e9 clips
@@ -70,9 +77,9 @@ def get_config(arg=''):
         'freeze': freeze,
         'latent_targets': latent,
         'freeze_start_step': 160_000 if large else 13_000,
-        'freeze_interval': 10_000 if large else 3_250,
+        'freeze_interval': interval,
         'freeze_jump': 1,
-        'max_frozen_layers': 32 if large else 8,
+        'max_frozen_layers': last,
         'mini_warmup': {'steps': 1000 if large else 300, 'init': 0.0},
       },
     }
@@ -82,7 +89,20 @@ def get_config(arg=''):
       {'freeze': False, 'latent_targets': False}
     )
   config.predict.factory = 'projects.layerlock.predict:features'
-  config.data.train = _videos(side, train=True)
+  config.data.train = _videos('', side, train=True)
+  if arg.heldout:
+    held = {
+      'data': _videos(arg.heldout, side, train=False),
+      'batch_size': 32,
+      'limit': 256,
+    }
+    for name, factory in (
+      ('heldout', 'vidscenic.evaluation.evaluator:MeanLoss'),
+      ('health', 'projects.layerlock.diagnostics:Diagnostics'),
+    ):
+      config.evals[name] = vc.eval_spec(
+        factory=factory, every_steps=500, kwargs=dict(held)
+      )
   config.optim.lr = 3e-4
   config.optim.b2 = 0.95
   config.optim.weight_decay = 0.05
@@ -101,10 +121,10 @@ def get_config(arg=''):
   return vc.finalize(config)
 
 
-def _videos(side, *, train):
+def _videos(path, side, *, train):
   return vc.data_spec(
     source='vidscenic.data.sources:VideoFolder',
-    source_kwargs={'path': '', 'split': '', 'labels': 'none'},
+    source_kwargs={'path': path, 'split': '', 'labels': 'none'},
     transform_kwargs={
       'num_frames': 16,
       'stride': 4,

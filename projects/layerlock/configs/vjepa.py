@@ -7,6 +7,9 @@ ViT-L with a predictor of 12 blocks and an averaged teacher. With `freeze` (the
 preset vjepa_layerlock) the teacher's first block is predicted at first, then
 the newest frozen one; without it, its last layer: V-JEPA itself.
 
+With `heldout`, a second folder of videos, the diagnostics of collapse are
+logged for its first clips.
+
 Reported for ViT-L, frozen features (arXiv 2509.10156): Something-Something v2
 57.0 with, 52.1 without; Kinetics-700 43.5 and 42.5. Not run here. When blocks
 freeze there is not published for this variant; here it is the same share of the
@@ -19,8 +22,8 @@ from vidscenic import config as vc
 
 
 def get_config(arg=''):
-  """Arguments: freeze, size, steps (vjepa.py:freeze=false,size=H)."""
-  arg = vc.parse_arg(arg, freeze=True, size='L', steps=90_000)
+  """Arguments: freeze, size, steps, heldout (vjepa.py:freeze=false,size=H)."""
+  arg = vc.parse_arg(arg, freeze=True, size='L', steps=90_000, heldout='')
   depth = vc.build('vidscenic.layers.vit:vit_config', name=arg.size)['depth']
   frozen = depth * 2 // 3  # of L: 16
   config = vc.base_config()
@@ -56,19 +59,17 @@ def get_config(arg=''):
   config.ema.schedule = vc.schedule_spec(
     name='linear', value=0.998 / 0.999, end=1.0 / 0.999
   )
-  config.data.train = vc.data_spec(
-    source='vidscenic.data.sources:VideoFolder',
-    source_kwargs={'path': '', 'split': '', 'labels': 'none'},
-    transform_kwargs={
-      'num_frames': 16,
-      'stride': 4,
-      'size': (224, 224),
-      'area': (0.3, 1.0),
-      'aspect': (0.75, 1.35),
-      'train': True,
-    },
-    num_workers=8,
-  )
+  config.data.train = _videos('', train=True)
+  if arg.heldout:
+    config.evals.health = vc.eval_spec(
+      factory='projects.layerlock.diagnostics:Diagnostics',
+      every_steps=500,
+      kwargs={
+        'data': _videos(arg.heldout, train=False),
+        'batch_size': 32,
+        'limit': 256,
+      },
+    )
   config.optim.lr = 6.25e-4
   config.optim.weight_decay = 0.4
   config.optim.weight_decay_schedule = vc.schedule_spec(
@@ -88,3 +89,19 @@ def get_config(arg=''):
   config.compile_ahead_steps = arg.steps // 90
   config.sharding = ((r'.*', 'fsdp'),)
   return vc.finalize(config)
+
+
+def _videos(path, *, train):
+  return vc.data_spec(
+    source='vidscenic.data.sources:VideoFolder',
+    source_kwargs={'path': path, 'split': '', 'labels': 'none'},
+    transform_kwargs={
+      'num_frames': 16,
+      'stride': 4,
+      'size': (224, 224),
+      'area': (0.3, 1.0),
+      'aspect': (0.75, 1.35),
+      'train': train,
+    },
+    num_workers=8,
+  )
