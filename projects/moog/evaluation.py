@@ -1,11 +1,13 @@
-"""Point tracks on whole data sets: several first states, any number of tokens.
+"""Figures over several first states and any number of tokens.
 
-The random first state makes every figure a draw: `Tracks` reports its mean and
-spread over seeds. Published figures that this is set up for (a table of
-arXiv 2412.14294; none of them could be checked here): a recurrent readout on
-frozen features, trained on MOVi-E, has an average Jaccard of 0.687 on the first
-8 frames of the DAVIS videos of TAP-Vid and of 0.760 on the first 16 of
-Perception Test's validation videos.
+The random first state makes every figure a draw, so both evaluators report mean
+and spread over seeds: `Seeds` of what the task reports on clips (PSNR of next
+frames, points, boxes, depth), `Tracks` of TAP-Vid's scores on whole videos.
+Published figures that `Tracks` is set up for (a table of arXiv 2412.14294; none
+of them could be checked here): a recurrent readout on frozen features, trained
+on MOVi-E, has an average Jaccard of 0.687 on the first 8 frames of the DAVIS
+videos of TAP-Vid and of 0.760 on the first 16 of Perception Test's validation
+videos.
 """
 
 import copy
@@ -24,6 +26,64 @@ from vidscenic.evaluation import evaluator, tracking
 from vidscenic.ops import masking
 
 _SCORED = (256, 256)  # size at which TAP-Vid counts pixels
+
+
+class Seeds(evaluator.MeanLoss):
+  """The task's losses and figures, as mean and spread over first states.
+
+  Figures: those of `MeanLoss` for each number of tokens, `.._std` beside them.
+  """
+
+  def __init__(
+    self,
+    task: task_lib.Task,
+    mesh: Mesh,
+    *,
+    num_tokens: Sequence[int] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    **kwargs,
+  ):
+    """See the class.
+
+    Args:
+      task: of MooG, with a backbone.
+      mesh: all devices.
+      num_tokens: sizes of the state to compare; empty: that of the task.
+      seeds: of the first state.
+      **kwargs: of `Evaluator`.
+
+    Raises:
+      ValueError: no seeds, or tokens of another number do not fit.
+    """
+    super().__init__(task, mesh, **kwargs)
+    self._seeds, self._seed = _check_seeds(seeds), 0
+    self._tasks = {
+      count: _with_tokens(task, count) for count in num_tokens or (0,)
+    }
+
+  def measures(self) -> str:
+    return f'{super().measures()}, over {len(self._seeds)} seeds'
+
+  def batches(self):
+    for batch, number in super().batches():
+      yield batch, (self._seed, number)
+
+  def context(self, state, number, phase=0):
+    seed, number = number
+    return (
+      super().context(state, number, phase)._replace(rng=jax.random.key(seed))
+    )
+
+  def run(self, state: Any, step: int) -> evaluator.Figures:
+    figures = {}
+    for count, task in self._tasks.items():
+      self.task, self._programs = task, {}
+      found = []
+      for seed in self._seeds:
+        self._seed = seed
+        found.append(super().run(state, step)[0])
+      figures |= _mean_and_spread(found, count)
+    return figures, {}
 
 
 class Tracks(evaluator.Evaluator):
@@ -75,15 +135,12 @@ class Tracks(evaluator.Evaluator):
       source, 0, field='evals.kwargs.source', **(source_kwargs or {})
     )
     self._name = source.split(':')[-1]
-    self._num_frames, self._seeds = num_frames, tuple(seeds)
-    self._num_tokens = tuple(num_tokens)
-    if self._num_tokens and not hasattr(task.backbone, 'num_tokens'):
-      raise ValueError(
-        f'num_tokens={self._num_tokens}: {type(task.backbone).__name__} has '
-        'tokens of its own; leave it out'
-      )
-    if not self._seeds or num_frames < 2:
-      raise ValueError('seeds must not be empty, num_frames at least 2')
+    self._num_frames, self._seeds = num_frames, _check_seeds(seeds)
+    self._tasks = {
+      count: _with_tokens(task, count) for count in num_tokens or (0,)
+    }
+    if num_frames < 2:
+      raise ValueError(f'num_frames={num_frames}: want at least 2')
 
   def bind(self, name, schedules):
     self.name, self._schedules = name, schedules
@@ -100,30 +157,32 @@ class Tracks(evaluator.Evaluator):
     return min(self.limit or len(self._source), len(self._source))
 
   def run(self, state: Any, step: int) -> evaluator.Figures:
+    trackers = {
+      count: self._tracker(task, state.params, state.model_state)
+      for count, task in self._tasks.items()
+    }
+    found = {(count, seed): {} for count in trackers for seed in self._seeds}
+    still = {}
+    for video in self._videos():  # one at a time: frames may be large
+      path = video['path']
+      still[path] = self._scores(video, _still, 0)
+      for count, seed in found:
+        scores = self._scores(video, trackers[count], seed)
+        found[count, seed][path] = scores
+    if not still:
+      raise ValueError(
+        f'{self.name}: no video of {self._name} has a query in frame 0: '
+        "want queries='first' of its source"
+      )
     figures = {}
-    videos = list(self._videos())
-    for count in self._num_tokens or (0,):
-      track = self._tracker(state.params, state.model_state, count)
-      suffix = f'_{count}_tokens' if count else ''
-      means = []
-      for seed in self._seeds:
-        found = {
-          video['path']: self._scores(video, track, seed) for video in videos
-        }
-        means.append(_shown(tracking.mean_scores(found)))
-      for name in means[0]:
-        values = np.array([mean[name] for mean in means])
-        figures[f'{name}{suffix}'] = float(values.mean())
-        figures[f'{name}{suffix}_std'] = float(values.std())
-    still = {v['path']: self._scores(v, _still, 0) for v in videos}
-    for name, value in _shown(tracking.mean_scores(still)).items():
+    for count in trackers:
+      means = [_shown(found[count, seed]) for seed in self._seeds]
+      figures |= _mean_and_spread(means, count)
+    for name, value in _shown(still).items():
       figures[f'{name}_still'] = value
     return figures, {}
 
-  def _tracker(self, params, model_state, num_tokens):
-    task = copy.copy(self.task)
-    if num_tokens:
-      task.backbone = task.backbone.clone(num_tokens=num_tokens)
+  def _tracker(self, task, params, model_state):
     head = task.heads['points']
 
     @jax.jit
@@ -188,7 +247,40 @@ class Tracks(evaluator.Evaluator):
     )
 
 
-def _shown(scores):
+def _check_seeds(seeds):
+  if not seeds:
+    raise ValueError('seeds must not be empty')
+  return tuple(seeds)
+
+
+def _with_tokens(task, count):
+  """The task with another number of tokens; 0: as it is."""
+  if not count:
+    return task
+  kind = getattr(task.backbone, 'initial_state', None)
+  if kind is None or kind == 'learned':
+    name = type(task.backbone).__name__
+    raise ValueError(
+      f'num_tokens: the tokens of this {name} are fixed; leave num_tokens out'
+    )
+  task = copy.copy(task)
+  task.backbone = task.backbone.clone(num_tokens=count)
+  return task
+
+
+def _mean_and_spread(found, count):
+  """{name: mean, name_std: spread} of figures by seed."""
+  suffix = f'_{count}_tokens' if count else ''
+  figures = {}
+  for name in found[0]:
+    values = np.array([one[name] for one in found])
+    figures[f'{name}{suffix}'] = float(values.mean())
+    figures[f'{name}{suffix}_std'] = float(values.std())
+  return figures
+
+
+def _shown(videos):
+  scores = tracking.mean_scores(videos)
   return {
     'aj': scores['average_jaccard'],
     'position_accuracy': scores['average_pts_within_thresh'],

@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
-
 from projects.moog import decodings
 from vidscenic.importers import formats, transforms, tree
 
@@ -69,7 +67,7 @@ def load(
       published one in the same folder.
     keep: regexes of target leaves that stay as they are initialised.
     compare_decodings: of a published backbone with its decoder, predict a clip
-      from both states that the decoder may belong to, and log their PSNR.
+      from both states that the decoder may belong to, and print their PSNR.
 
   Returns:
     Nested dicts of arrays.
@@ -95,13 +93,12 @@ def load(
   if compare_decodings and published and 'decoder' in trunk:
     found = decodings.compare(model_fields(source), trunk)
     best = max(found, key=found.get)
-    logging.info(
-      'frames 2 and later of a synthetic clip, predicted from the predicted '
-      'state: %.2f dB, from the state that enters a step: %.2f dB. The better '
-      'one: --config.task.kwargs.decode=%s',
-      found['predicted'],
-      found['entered'],
-      best,
+    # Not logged: `vidscenic.tools.weights import` shows warnings only.
+    print(
+      'frames 2 and later of a synthetic clip, from the predicted state: '
+      f'{found["predicted"]:.2f} dB, from the state that enters a step: '
+      f'{found["entered"]:.2f} dB; the better one is '
+      f'--config.task.kwargs.decode={best}'
     )
   return params
 

@@ -22,13 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vidscenic.layers import (
-  fourier,
-  norms,
-  pixel_decoder,
-  recurrent,
-  transformer,
-)
+from projects.moog import encoder as encoder_lib
+from vidscenic.layers import norms, pixel_decoder, recurrent, transformer
 from vidscenic.ops import masking
 
 # Fields of `Moog` in which the two released models differ.
@@ -46,7 +41,6 @@ VARIANTS = {
     'features': 'predicted_and_corrected',
   },
 }
-POSITIONS = ('concat', 'add')
 FEATURES = ('corrected', 'predicted_and_corrected')
 INITIAL_STATES = ('random', 'learned', 'encoder')
 _STATE_EPS = 1e-4
@@ -82,66 +76,6 @@ class Output(NamedTuple):
   predicted: jax.Array
   corrected: jax.Array
   state: jax.Array
-
-
-class Encoder(nn.Module):
-  """Frames, one by one, to tokens on a grid of a quarter of their size.
-
-  Parameters: conv_0, ..., conv_norm, position (with 'add'), transformer.
-  """
-
-  features: Sequence[int] = (64, 128, 128, 256, 256, 512)
-  strides: Sequence[int] = (1, 1, 1, 2, 1, 2)
-  position: str = 'add'  # 'concat', or 'add' a linear map of the code
-  num_bases: int = 20  # octaves of the Fourier code
-  hidden_features: int = 512
-  depth: int = 0  # blocks; the linear maps and the norm are there without
-  block: Mapping[str, Any] = nn.FrozenDict()
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, video):
-    """float[B, T, H, W, 3] in [0, 1] -> [B, T, tokens, C]."""
-    total = int(np.prod(self.strides))
-    height, width = video.shape[2:4]
-    if height % total or width % total:
-      raise ValueError(
-        f'frames of {height}x{width} pixels: want multiples of {total}; resize '
-        'the video'
-      )
-    x = video
-    for i, (features, stride) in enumerate(
-      zip(self.features, self.strides, strict=True)
-    ):
-      x = nn.gelu(x) if i else x
-      x = nn.Conv(features, (3, 3), stride, dtype=self.dtype, name=f'conv_{i}')(
-        x
-      )
-    x = norms.layer_norm('conv_norm', use_bias=False, dtype=self.dtype)(x)
-    self.sow('intermediates', 'conv', x)
-    code = fourier.grid_octaves(
-      fourier.linear_axes(x.shape[2:4]), self.num_bases
-    )
-    if self.position == 'concat':
-      code = jnp.broadcast_to(code, (*x.shape[:-1], code.shape[-1]))
-      x = jnp.concatenate([x, code.astype(x.dtype)], axis=-1)
-    else:
-      # Octaves of 2^19 pi: products of rounded factors would be noise.
-      code = nn.Dense(
-        x.shape[-1],
-        precision=jax.lax.Precision.HIGHEST,
-        name='position',
-      )(code)
-      x = (x + code).astype(x.dtype)
-    self.sow('intermediates', 'positioned', x)
-    x = x.reshape(*x.shape[:2], -1, x.shape[-1])
-    return transformer.ProjectedTransformer(
-      self.depth,
-      pixel_decoder.BLOCK | {'order': ('self', 'mlp'), **self.block},
-      hidden_features=self.hidden_features,
-      dtype=self.dtype,
-      name='transformer',
-    )(x)
 
 
 class Inputs(NamedTuple):
@@ -238,7 +172,7 @@ class Moog(nn.Module):
   token_size: int = 512
   conv_features: Sequence[int] = (64, 128, 128, 256, 256, 512)
   strides: Sequence[int] = (1, 1, 1, 2, 1, 2)
-  position: str = 'add'  # of the encoder; one of POSITIONS
+  position: str = 'add'  # of the encoder; one of encoder.POSITIONS
   encoder_bases: int = 20
   encoder: Mapping[str, Any] = nn.FrozenDict(hidden_features=512)
   predictor: Mapping[str, Any] = nn.FrozenDict(
@@ -264,7 +198,7 @@ class Moog(nn.Module):
 
   def setup(self):
     for name, allowed in (
-      ('position', POSITIONS),
+      ('position', encoder_lib.POSITIONS),
       ('features', FEATURES),
       ('initial_state', INITIAL_STATES),
       ('normalize_state', ('before', 'after')),
@@ -273,7 +207,7 @@ class Moog(nn.Module):
         raise ValueError(
           f'{name}={getattr(self, name)!r}: want one of {allowed}'
         )
-    self.image_encoder = Encoder(
+    self.image_encoder = encoder_lib.Encoder(
       features=self.conv_features,
       strides=self.strides,
       position=self.position,

@@ -119,7 +119,16 @@ class _Reader:
       raise predict_lib.UsageError(
         f'--option=tokens={list(tokens)}: want numbers below {count}'
       )
+    unit = int(np.prod(task.backbone.strides))
+    if len(size) != 2 or any(n < unit or n % unit for n in size):
+      raise predict_lib.UsageError(
+        f'--option=size={list(size)}: want (height, width), multiples of {unit}'
+      )
     self.decodes = isinstance(task, task_lib.NextFrame)
+    if self.decodes and factor and any(n % max(factor, 1) for n in size):
+      raise predict_lib.UsageError(
+        f'--option=factor={factor}: want a number that divides {list(size)}'
+      )
     self.factor = factor
     self._task, self._params = task, model.params
     self._size, self._tokens = size, np.asarray(tokens)
@@ -136,13 +145,13 @@ class _Reader:
 
   def _compute(self, params, frames, state, watch):
     video = self._task.inputs({'video': frames})
-    factor = max(self.factor, self._task_factor)
     out, seen = self._task.backbone.apply(
       {'params': params['backbone']},
       video,
       state,
       keys=self._keys,
-      factor=factor,
+      # Lattice of a loss gradient, as in evaluation.
+      factor=getattr(self._task, 'eval_factor', 0),
       mutable='attention_weights' if watch else 'none',
     )
     found = {'features': out.features}
@@ -158,11 +167,6 @@ class _Reader:
     if watch:
       found['attention'] = self._attention(seen['attention_weights'])
     return found, out.state
-
-  @property
-  def _task_factor(self):
-    """Lattice of the loss gradient, as in evaluation."""
-    return getattr(self._task, 'eval_factor', 1)
 
   def _attention(self, seen):
     stack = seen['step']['corrector']['stack']

@@ -29,9 +29,9 @@ class NextFrame(readout.Readout):
 
   Frame 0 is predicted from the initial state and counts, as in the released
   code. `heads` train beside the model, on features without gradient unless
-  `finetune_heads`. Figures: psnr, of frames 0, 1, ...; and from frame 2 on
-  psnr_late beside two controls on the same pixels: psnr_copy, the frame before,
-  and psnr_mean, the mean of all frames before.
+  `finetune_heads`. Figures: psnr_all, of frames 0, 1, ...; and from frame 2 on,
+  where motion can be known, psnr beside two controls on the same pixels:
+  psnr_copy, the frame before, and psnr_mean, the mean of all frames before.
 
   Parameters: backbone/..., heads/...
 
@@ -41,6 +41,9 @@ class NextFrame(readout.Readout):
       published; see `model.VARIANTS`.
     model: further fields of `model.Moog`.
     heads: as of `readout.Readout`.
+    heads_weight: of the heads' losses. Adam does not see it, but clipping does:
+      the heads' gradients are larger than the model's, and clipping to a norm
+      of all of them would scale the model's steps by the heads' noise.
     finetune_heads: let the heads' losses train the model too.
     factor: every factor-th pixel is predicted in training, at a random offset.
     eval_factor: in evaluation, at offset 0.
@@ -60,6 +63,7 @@ class NextFrame(readout.Readout):
     variant: str = 'config',
     model: Mapping[str, Any] | None = None,
     heads: Mapping[str, Mapping[str, Any]] | None = None,
+    heads_weight: float = 0.01,
     finetune_heads: bool = False,
     factor: int = 8,
     eval_factor: int = 4,
@@ -82,6 +86,12 @@ class NextFrame(readout.Readout):
     for size in self.clip[1:]:
       for number in (factor, eval_factor):
         pixel_decoder.lattice(size, number)
+    if heads_weight <= 0:
+      raise ValueError(
+        f'task.kwargs.heads_weight={heads_weight}: want more than 0; without '
+        'heads leave heads empty'
+      )
+    self.heads_weight = heads_weight
     self.finetune_heads, self.decode = finetune_heads, decode
     self.factor, self.eval_factor = factor, eval_factor
 
@@ -102,11 +112,14 @@ class NextFrame(readout.Readout):
       features = readout.as_features(out, video.shape)
       if not self.finetune_heads:
         features = jax.lax.stop_gradient(features)
-      terms_, figures = readout.head_losses(
+      found, figures = readout.head_losses(
         self.heads, params['heads'], features, batch, ctx
       )
-      terms |= terms_
-    figures['psnr'] = _psnr(said, truth, mask)
+      terms |= {
+        name: (total, weight, self.heads_weight * scale)
+        for name, (total, weight, scale) in found.items()
+      }
+    figures['psnr_all'] = _psnr(said, truth, mask)
     figures |= _against_controls(said, truth, video, rows, columns, mask)
     return task.LossOut(terms, figures, model_state)
 
@@ -143,12 +156,22 @@ class NextFrame(readout.Readout):
 
   def run(self, params, video, ctx, **kwargs) -> model_lib.Output:
     """The model on float video in [0, 1], with the keys of the rows."""
-    return self.backbone.apply(
-      {'params': params['backbone']},
-      video,
-      keys=masking.row_keys(ctx.rng, ctx.rows),
-      **kwargs,
+    keys = masking.row_keys(ctx.rng, ctx.rows)
+    return self._apply(params, video, keys=keys, **kwargs)
+
+  def features(
+    self, params, model_state, video, *, ctx=None, keys=None, state=None
+  ):
+    """As of `readout.Readout`; a loss gradient is that of evaluation."""
+    if keys is None:
+      keys = masking.row_keys(ctx.rng, ctx.rows)
+    out = self._apply(
+      params, video, state=state, keys=keys, factor=self.eval_factor
     )
+    return readout.as_features(out, video.shape)
+
+  def _apply(self, params, video, **kwargs):
+    return self.backbone.apply({'params': params['backbone']}, video, **kwargs)
 
   def pixels(self, params, out, rows, columns, size):
     """Predicted pixels float32[B, T, h, w, 3] of a lattice."""
@@ -186,7 +209,7 @@ def _against_controls(said, truth, video, rows, columns, mask):
   mean = jnp.cumsum(video, axis=1)[:, 1:-1] / before[:, None, None, None]
   guesses = {'copy': video[:, 1:-1], 'mean': mean}
   rows, columns = rows[:, 2:], columns[:, 2:]
-  figures = {'psnr_late': _psnr(said[:, 2:], truth[:, 2:], mask)}
+  figures = {'psnr': _psnr(said[:, 2:], truth[:, 2:], mask)}
   for name, guess in guesses.items():
     guess = pixel_decoder.take_lattice(guess, rows, columns)
     figures[f'psnr_{name}'] = _psnr(guess, truth[:, 2:], mask)

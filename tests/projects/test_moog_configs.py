@@ -18,6 +18,7 @@ from tests.projects import moog_small as small
 from vidscenic import config as vc
 from vidscenic.data import device
 from vidscenic.data.synthetic import SyntheticVideos
+from vidscenic.evaluation import evaluator
 from vidscenic.train import sharding, state
 
 MESH = sharding.make_mesh({'data': 1, 'fsdp': 1, 'model': 1}, jax.devices()[:1])
@@ -49,7 +50,7 @@ def batch_of(example):
 
 
 def test_synthetic_clips_fit_their_task():
-  config = synthetic.get_config()
+  config = synthetic.get_config('readouts=1,sweep=1')
   task = build(config)
   batch = device.check(
     batch_of(example_of(config.data.train)), task.batch_spec(), where='data'
@@ -59,7 +60,7 @@ def test_synthetic_clips_fit_their_task():
 
 def test_synthetic_clips_are_not_solved_by_copying():
   """At most 20 dB, so that only a prediction scores more."""
-  spec = synthetic.get_config('readouts=0').evals.heldout.kwargs.data
+  spec = synthetic.get_config().evals.heldout.kwargs.data
   source = vc.build(spec.source, **spec.source_kwargs)
   error = []
   for i in range(16):
@@ -69,7 +70,7 @@ def test_synthetic_clips_are_not_solved_by_copying():
 
 
 def test_movi_records_fit_the_released_recipe():
-  config = released.get_config('data=movi,root=X,size=32')
+  config = released.get_config('data=movi,root=X,size=32,sweep=1')
   spec = config.data.train
   transform = vc.build(spec.transform, **spec.transform_kwargs)
   rng = np.random.default_rng(0)
@@ -96,7 +97,7 @@ def test_one_head_reads_tokens_and_grids(backbone):
   assert task.never_trained() == (r'^backbone/',)
   found = shapes(task)
   assert set(found) == {'backbone', 'heads'}
-  other = shapes(build(synthetic.get_config()))
+  other = shapes(build(synthetic.get_config('readouts=1')))
   points = found['heads']['points']
   assert jax.tree.structure(points) == jax.tree.structure(
     other['heads']['points']
@@ -121,24 +122,65 @@ class Videos:
 
 def test_tracks_are_scored_for_every_seed_and_number_of_tokens():
   task = small.make_task(heads=small.HEADS)
-  evaluator = evaluation.Tracks(
+  tracks = evaluation.Tracks(
     task,
     MESH,
     source=f'{__name__}:Videos',
     num_frames=4,
-    num_tokens=(3, 5),
+    num_tokens=(3,),
     seeds=(0, 1),
   )
-  evaluator.bind('evals.x', {})
-  assert '2 seeds' in evaluator.protocol()
+  tracks.bind('evals.x', {})
+  assert '2 seeds' in tracks.protocol()
   weights = state.TrainState(
     jnp.int32(0), jnp.int32(0), small.task_params(), (), {}, None, jnp.int32(0)
   )
-  figures, _ = evaluator.run(weights, 0)
-  assert {'aj_3_tokens', 'aj_5_tokens_std', 'aj_still'} <= set(figures)
+  figures, _ = tracks.run(weights, 0)
+  assert {'aj_3_tokens', 'aj_3_tokens_std', 'aj_still'} <= set(figures)
   # A point that stays is right in frames in which it has not moved far.
   assert 0 < figures['position_accuracy_still'] < 1
   assert all(np.isfinite(v) for v in figures.values())
+
+
+def test_figures_are_means_over_first_states(monkeypatch):
+  data = vc.data_spec(
+    source='vidscenic.data.synthetic:SyntheticVideos',
+    source_kwargs={
+      'split': 'validation', 'num_frames': 3, 'height': 16, 'width': 24,
+    },
+    transform_kwargs={'num_frames': 3, 'size': (16, 24), 'train': False},
+  )  # fmt: skip
+  by_seed, mean_loss = [], evaluator.MeanLoss.run
+
+  def run(self, state, step):
+    by_seed.append(mean_loss(self, state, step)[0])
+    return by_seed[-1], {}
+
+  monkeypatch.setattr(evaluator.MeanLoss, 'run', run)
+  seeds = evaluation.Seeds(
+    small.make_task(clip=(3, 16, 24)),
+    MESH,
+    data=data,
+    batch_size=2,
+    limit=2,
+    num_tokens=(3,),
+    seeds=(0, 1),
+  )
+  weights = state.TrainState(
+    jnp.int32(0), jnp.int32(0), small.task_params(), (), {}, None, jnp.int32(0)
+  )
+  figures, _ = seeds.run(weights, 0)
+  psnr = [found['psnr'] for found in by_seed]
+  assert len(psnr) == 2 and psnr[0] != psnr[1]
+  np.testing.assert_allclose(figures['psnr_3_tokens'], np.mean(psnr))
+  np.testing.assert_allclose(figures['psnr_3_tokens_std'], np.std(psnr))
+  assert figures['psnr_copy_3_tokens_std'] == 0  # of the clips alone
+
+
+def test_tokens_that_are_fixed_cannot_be_swept():
+  task = small.make_task(model=small.MODEL | {'initial_state': 'learned'})
+  with pytest.raises(ValueError, match='tokens of this Moog are fixed'):
+    evaluation.Seeds(task, MESH, data={}, num_tokens=(3,))
 
 
 def test_evaluations_of_published_figures_name_their_data():

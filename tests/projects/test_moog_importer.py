@@ -99,7 +99,7 @@ def test_arrays_show_the_configuration():
   }
 
 
-def test_head_file_takes_the_backbone_beside_it(tmp_path):
+def test_head_file_takes_the_backbone_beside_it(tmp_path, monkeypatch, capsys):
   source, fields = small_backbone()
   fields.pop('variant')
   head = {
@@ -122,7 +122,11 @@ def test_head_file_takes_the_backbone_beside_it(tmp_path):
   with pytest.raises(FileNotFoundError, match='there is no backbone'):
     importer.load(path, target)
   np.savez(tmp_path / importer.BACKBONE_FILE, **source)
-  params = importer.load(path, target, compare_decodings=False)
+  psnr = {'predicted': 9.5, 'entered': 12.25}
+  monkeypatch.setattr(decodings, 'compare', lambda *unused: psnr)
+  params = importer.load(path, target)
+  printed = capsys.readouterr().out
+  assert '9.50 dB' in printed and 'kwargs.decode=entered' in printed
   assert jax.tree.structure(params) == jax.tree.structure(target)
 
 

@@ -115,6 +115,8 @@ def test_windows_slide_as_in_one_go(video, tmp_path):
     ({'boxes': [(0, 0, 2, 1)]}, '--option=boxes: want'),
     ({'tokens': (5,)}, 'want numbers below 5'),
     ({'what': ('flow',)}, "'flow' is none of"),
+    ({'size': (18, 24)}, 'multiples of 4'),
+    ({'factor': 5}, 'want a number that divides'),
   ],
 )
 def test_wrong_options_are_refused(model, video, tmp_path, options, message):

@@ -43,7 +43,7 @@ def test_loss_and_figures_are_those_of_the_predicted_pixels():
   total, weight, _ = terms['next_frame']
   np.testing.assert_allclose(total / weight, square.mean(), rtol=1e-4)
   psnr = -10 * np.log10(square.mean((2, 3, 4)))
-  for name, want in (('psnr', psnr), ('psnr_late', psnr[:, 2:])):
+  for name, want in (('psnr_all', psnr), ('psnr', psnr[:, 2:])):
     total, count = figures[name]
     np.testing.assert_allclose(total / count, want.mean(), rtol=1e-4)
   mean = np.cumsum(truth, 1)[:, 1:-1] / np.arange(2, 5)[:, None, None, None]
@@ -166,6 +166,7 @@ def test_window_head_is_only_asked_about_the_first_frame():
     ),
     (lambda: small.make_task(heads={'x': {}}), 'heads.x.factory'),
     (lambda: small.make_task(dtype='float16'), "dtype='float16'"),
+    (lambda: small.make_task(heads_weight=0), 'heads_weight=0: want more'),
   ],
 )
 def test_wrong_arguments_are_refused(make, message):

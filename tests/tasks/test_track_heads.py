@@ -76,6 +76,7 @@ def test_point_loss_counts_pixels_of_a_256_frame():
   np.testing.assert_allclose(alone['position_accuracy'][0], 0.4, rtol=1e-6)
   assert set(figures) == {
     'aj', 'position_accuracy', 'occlusion_accuracy', 'aj_still',
+    'position_accuracy_still',
   }  # fmt: skip
   # A point that stays is right everywhere, its visibility in 3 of 4 frames.
   np.testing.assert_allclose(

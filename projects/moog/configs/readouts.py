@@ -20,7 +20,7 @@ from vidscenic import config as vc
 def get_config(arg=''):
   """Arguments: backbone, 'moog' or 'vit'; finetune; steps."""
   arg = vc.parse_arg(arg, backbone='moog', finetune=False, steps=1000)
-  config = synthetic.get_config(f'steps={arg.steps}')
+  config = synthetic.get_config(f'steps={arg.steps},readouts=1')
   config.unlock()
   options = config.task.kwargs
   kwargs = {

@@ -8,6 +8,8 @@ r"""The released training recipe: 1M updates of 128 clips of 8 frames.
 ROOT is a MOVi folder such as .../movi_e/256x256/1.0.0 (see
 vidscenic/data/datasets/kubric.py), with point, box and depth readouts trained
 beside the model; DIR a folder, list or manifest of videos, without them.
+With --mode=evaluate, :sweep=1 evaluates a MOVi run with several seeds of the
+first state and numbers of tokens.
 
 From the released configuration: AdamW, peak 1e-4, 1000 steps of warm-up from
 0, cosine to 1e-7, b1 0.9, b2 0.95, decay 1e-4 of every parameter, gradients
@@ -26,8 +28,10 @@ NUM_POINTS, NUM_BOXES = 64, 25
 
 
 def get_config(arg=''):
-  """Arguments: data, 'movi' or 'videos'; root; size in pixels; steps."""
-  arg = vc.parse_arg(arg, data='movi', root='', size=128, steps=1_000_000)
+  """Arguments: data, 'movi' or 'videos'; root; size in pixels; steps; sweep."""
+  arg = vc.parse_arg(
+    arg, data='movi', root='', size=128, steps=1_000_000, sweep=False
+  )
   if arg.data not in ('movi', 'videos'):
     raise ValueError(f"data={arg.data!r}: want 'movi' or 'videos'")
   config = vc.base_config()
@@ -59,11 +63,18 @@ def get_config(arg=''):
   config.log.every_steps = 100
   config.checkpoint.every_steps = 5000
   if arg.data == 'movi':
+    heldout = {'data': _data(arg, train=False), 'batch_size': 8, 'limit': 256}
     config.evals.heldout = vc.eval_spec(
       factory='vidscenic.evaluation.evaluator:MeanLoss',
       every_steps=10_000,
-      kwargs={'data': _data(arg, train=False), 'batch_size': 8, 'limit': 256},
+      kwargs=heldout,
     )
+    if arg.sweep:
+      config.evals.seeds = vc.eval_spec(
+        factory='projects.moog.evaluation:Seeds',
+        every_steps=arg.steps,
+        kwargs={**heldout, 'num_tokens': (256, 512, 1024)},
+      )
   config.predict.factory = 'projects.moog.predict:show'
   return vc.finalize(config)
 
