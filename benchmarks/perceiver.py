@@ -23,7 +23,8 @@ from vidscenic import task as task_lib
 from vidscenic.train import inspect
 
 # GFLOP of one example of the released Haiku code, as XLA counts them, and the
-# GFLOP/s that it reached on 2 CPU cores in float32.
+# GFLOP/s that it reached in float32 on 2 cores of another machine, whose matmul
+# rate nobody wrote down.
 REFERENCE = {
   'imagenet_fourier': (407.8, 302),
   'imagenet_conv': (370.7, 390),

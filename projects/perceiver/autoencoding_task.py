@@ -18,6 +18,7 @@ from projects.perceiver import configurations, encoder
 from vidscenic import config_checks, task
 from vidscenic.ops import losses, masking, metrics
 from vidscenic.ops import video as video_ops
+from vidscenic.tasks import classification
 
 # Of the paper; with 0.03, 1 and 1 the classes are better and the pixels worse.
 PUBLISHED_SCALES = {'image': 0.03, 'audio': 1.0, 'label': 0.0001}
@@ -70,7 +71,7 @@ class AudioVideo(task.Task):
     self.clip = (fields['num_frames'], *fields['image_size'])
     self.num_samples = fields['num_samples']
     self.num_classes = fields['num_classes']
-    self.samples_per_patch = fields.get('samples_per_patch', 16)
+    self.samples_per_patch = fields['samples_per_patch']
     self._queries = _known('queries', PUBLISHED_QUERIES, queries)
     self._scales = _known('scales', PUBLISHED_SCALES, scales)
     if not 0 <= label_mask_prob <= 1:
@@ -105,13 +106,9 @@ class AudioVideo(task.Task):
     }
 
   def check_batch(self, batch):
-    labels = batch['label']
-    wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-    if wrong.size:
-      raise ValueError(
-        f'label {wrong[0]} of the data is outside [0, {self.num_classes}): '
-        'set task.kwargs.model.num_classes, or mend the labels'
-      )
+    classification.check_labels(
+      batch['label'], self.num_classes, 'task.kwargs.model.num_classes'
+    )
 
   def init(self, rng, batch):
     first = jax.tree.map(lambda x: x[:1], dict(batch))

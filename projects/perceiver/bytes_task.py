@@ -56,8 +56,8 @@ class MaskedBytes(task.Task):
     self.model, fields = configurations.build(
       model, 'masked_bytes', dtype=dtype
     )
-    self.max_length = fields.get('max_seq_len', 2048)
-    self.vocab_size = fields.get('vocab_size', 262)
+    self.max_length = fields['max_seq_len']
+    self.vocab_size = fields['vocab_size']
     self.length = length or self.max_length
     if not 1 <= self.length <= self.max_length:
       raise ValueError(

@@ -57,6 +57,12 @@ class Classification(classification.Classification):
     """The Perceiver that the constructor has built."""
     return self.model
 
+  def check_batch(self, batch):
+    """As in the base class; another field sets the number of classes."""
+    classification.check_labels(
+      batch['label'], self.num_classes, 'task.kwargs.model.num_classes'
+    )
+
 
 class PointClassification(task.Task):
   """One label per point cloud.
@@ -91,13 +97,9 @@ class PointClassification(task.Task):
     }
 
   def check_batch(self, batch):
-    labels = batch['label']
-    wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-    if wrong.size:
-      raise ValueError(
-        f'label {wrong[0]} of the data is outside [0, {self.num_classes}): '
-        'set task.kwargs.model.num_classes, or mend the labels'
-      )
+    classification.check_labels(
+      batch['label'], self.num_classes, 'task.kwargs.model.num_classes'
+    )
 
   def init(self, rng, batch):
     return self.model.init(rng, batch['points'][:1])['params'], {}

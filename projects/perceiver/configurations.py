@@ -8,12 +8,13 @@ gives the 44.9M parameters that it reports.
 """
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from projects.perceiver import model
+from projects.perceiver import model, perceiver
 from vidscenic import config as vc
 from vidscenic import config_checks
 
@@ -135,6 +136,32 @@ CONFIGURATIONS = {
       },
     },
   ),
+  # AudioSet: sizes of the paper, but for the bands of sound, which are ours.
+  'audioset': (
+    'audio_video_classifier',
+    {
+      'num_frames': 32,
+      'image_size': (224, 224),
+      'num_samples': 61_440,  # 480 patches: 48 kHz at 25 frames
+      'num_classes': 527,
+      'samples_per_patch': 128,
+      'spatial_downsample': 8,
+      'temporal_downsample': 2,
+      'video_bands': 16,
+      'video_max_resolution': (16, 28, 28),
+      'audio_bands': 64,
+      'audio_max_resolution': 61_440,
+      'encoder': {
+        'num_self_attends_per_block': 12,
+        'num_blocks': 1,
+        'z_index_dim': 512,
+        'num_z_channels': 1024,
+        'num_cross_attend_heads': 1,
+        'num_self_attend_heads': 8,
+      },
+      'decoder': _class_query(True),
+    },
+  ),
   # 201,108,230 parameters
   'language': (
     'masked_bytes',
@@ -182,7 +209,7 @@ def build(
   options: Mapping[str, Any],
   *functions: str,
   dtype: str = 'float32',
-) -> tuple[model.Perceiver, dict[str, Any]]:
+) -> tuple[perceiver.Perceiver, dict[str, Any]]:
   """A model from the `model` field of a config.
 
   Args:
@@ -193,7 +220,7 @@ def build(
     dtype: 'float32' or 'bfloat16', of the arithmetic.
 
   Returns:
-    (model, the arguments that made it).
+    (model, all arguments that made it, defaults too).
 
   Raises:
     ValueError: an unknown name or argument, or a model of another kind.
@@ -225,7 +252,13 @@ def build(
     dtype=jnp.dtype(dtype),
     **fields,
   )
-  return made, fields
+  defaults = {
+    argument.name: argument.default
+    for argument in inspect.signature(
+      getattr(model, function)
+    ).parameters.values()
+  }
+  return made, defaults | fields
 
 
 def _merged(fields, options):

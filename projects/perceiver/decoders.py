@@ -6,6 +6,7 @@ All but `ProjectionDecoder`, which is that of the original Perceiver
 the numbers of outputs of each modality.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -75,7 +76,8 @@ class BasicDecoder(nn.Module):
       [B, O, E].
 
     Raises:
-      ValueError: inputs are to be part of queries that are not theirs.
+      ValueError: inputs are to be part of queries that are not theirs, or are
+        not there.
     """
     code = self.positions(points).astype(self.dtype)
     if code.ndim == 2:
@@ -83,6 +85,10 @@ class BasicDecoder(nn.Module):
     if not self.concat_preprocessed_input:
       return code
     features = preprocessed.features
+    if features is None:
+      raise ValueError(
+        'concat_preprocessed_input: the modality is none of the inputs'
+      )
     if points is not None:
       features = masking.take_tokens(features, points)
     if features.shape[1] != code.shape[1]:
@@ -177,66 +183,17 @@ class FlowDecoder(BasicDecoder):
 
 
 class BasicVideoAutoencodingDecoder(BasicDecoder):
-  """`BasicDecoder` whose grid are the pixels of a video (T, H, W)."""
+  """`BasicDecoder` whose grid are the pixels of a video (T, H, W).
 
-
-class MultimodalDecoder(nn.Module):
-  """Queries of several modalities read together, in alphabetical order.
-
-  The modalities' decoders only make queries, which are filled up to one width,
-  the largest plus min_padding_size, with a learned vector of their modality.
-
-  Parameters: modalities_NAME/positions where learned; NAME_padding; decoder.
+  All of them have the shape of the video, some of them are a list.
   """
 
-  modalities: Mapping[str, BasicDecoder]
-  decoder: BasicDecoder
-  min_padding_size: int = 2
-
-  @nn.compact
-  def decoder_query(self, preprocessed, points=None):
-    """Queries of modalities.
-
-    Args:
-      preprocessed: what the encoder read.
-      points: {modality: int[O] or int[B, O], or None for all of it}.
-        Modalities that are not named are left out; None: all of all.
-
-    Returns:
-      ([B, sum of O, E], {modality: O}).
-
-    Raises:
-      ValueError: an unknown modality, or none.
-    """
-    wanted = dict.fromkeys(self.modalities) if points is None else points
-    unknown = sorted(wanted.keys() - self.modalities.keys())
-    if unknown or not wanted:
-      raise ValueError(
-        f'outputs {sorted(wanted)}: want some of {sorted(self.modalities)}'
-      )
-    names = sorted(self.modalities if self.is_initializing() else wanted)
-    parts = {
-      name: self.modalities[name].decoder_query(preprocessed, wanted.get(name))
-      for name in names
-    }
-    width = max(x.shape[-1] for x in parts.values()) + self.min_padding_size
-    if not self.is_initializing():
-      stored = self.variables['params'][f'{names[0]}_padding']
-      width = parts[names[0]].shape[-1] + stored.shape[-1]
-    for name, x in parts.items():
-      missing = width - x.shape[-1]
-      padding = self.param(
-        f'{name}_padding', positions.table_init(), (1, missing), jnp.float32
-      ).astype(x.dtype)
-      padding = jnp.broadcast_to(padding, (*x.shape[:2], missing))
-      parts[name] = jnp.concatenate([x, padding], axis=-1)
-    sizes = {name: x.shape[1] for name, x in parts.items()}
-    return jnp.concatenate(list(parts.values()), axis=1), sizes
-
   def __call__(self, query, latents, *, query_mask=None):
-    """Queries with their sizes -> Decoded."""
-    query, sizes = query
-    return Decoded(self.decoder.read(query, latents, query_mask), sizes)
+    """Queries -> Decoded [B, T, H, W, channels] or [B, O, channels]."""
+    x = self.read(query, latents, query_mask)
+    if x.shape[1] == math.prod(self.index_dims):
+      x = x.reshape(len(x), *self.index_dims, -1)
+    return Decoded(x)
 
 
 class ProjectionDecoder(nn.Module):

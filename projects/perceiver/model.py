@@ -1,103 +1,26 @@
-"""Perceiver IO (arXiv 2107.14795) and Perceiver (2103.03206), put together.
+"""The models of Perceiver IO (arXiv 2107.14795) and Perceiver (2103.03206).
 
-A preprocessor makes an array of any input, a few hundred latents read it and
-are processed, queries read the latents, a postprocessor gives the result its
-form. `Perceiver` joins four such parts; the functions below build the models of
-the papers, `configurations` has their published sizes.
-
-Parameters: input_preprocessor, encoder, decoder, output_postprocessor.
+Each function joins parts to a `perceiver.Perceiver`; `configurations` has the
+published sizes.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from projects.perceiver import (
   decoders,
+  multimodal,
+  parts,
+  perceiver,
   postprocessors,
   preprocessors,
 )
-from projects.perceiver import encoder as encoder_lib
 from vidscenic import config_checks
 
 Options = Mapping[str, Any]
-
-
-class Perceiver(nn.Module):
-  """Preprocessor, encoder, decoder and postprocessor."""
-
-  input_preprocessor: nn.Module
-  encoder: nn.Module
-  decoder: nn.Module
-  output_postprocessor: nn.Module | None = None
-
-  def __call__(
-    self,
-    inputs,
-    *,
-    points=None,
-    input_mask=None,
-    query_mask=None,
-    train: bool = False,
-    **masking,
-  ):
-    """Encodes and decodes.
-
-    Args:
-      inputs: what the preprocessor takes.
-      points: which outputs, see `decoder_query` of the decoder; None: all.
-      input_mask: bool[B, M], inputs that may be read.
-      query_mask: bool[B, O], queries that may read.
-      train: batch statistics of these inputs, dropout.
-      **masking: mask_keys and mask_probs of `MultimodalPreprocessor`.
-
-    Returns:
-      What the postprocessor makes of the outputs, else the outputs.
-    """
-    latents, preprocessed = self.encode(
-      inputs, input_mask=input_mask, train=train, **masking
-    )
-    return self.decode(
-      latents, preprocessed, points=points, query_mask=query_mask
-    )
-
-  def encode(self, inputs, *, input_mask=None, train: bool = False, **masking):
-    """-> (latents [B, N, D], `preprocessors.Preprocessed`)."""
-    preprocessed = self.input_preprocessor(inputs, train=train, **masking)
-    latents = self.encoder(
-      preprocessed.array, input_mask=input_mask, train=train
-    )
-    return latents, preprocessed
-
-  def decode(self, latents, preprocessed, *, points=None, query_mask=None):
-    """Outputs of latents that `encode` made; any number of times."""
-    query = self.decoder.decoder_query(
-      preprocessed, **({} if points is None else {'points': points})
-    )
-    out = self.decoder(query, latents, query_mask=query_mask)
-    last = self.output_postprocessor
-    if last is None:
-      return out.array
-    if isinstance(last, postprocessors.EmbeddingDecoder):
-      return last(out.array, self.input_preprocessor.embedding)
-    if isinstance(last, postprocessors.MultimodalPostprocessor):
-      return last(out.array, out.sizes)
-    return last(out.array)
-
-
-class ImageClassifier(Perceiver):
-  """Images [B, H, W, 3], or clips [B, T, H, W, 3], to logits.
-
-  A clip of one frame is an image: its positions have no time.
-  """
-
-  def __call__(self, video, *, train: bool = False):
-    """-> float[B, num_classes]."""
-    if video.ndim == 5 and video.shape[1] == 1:
-      video = video[:, 0]
-    return super().__call__(video, train=train)
 
 
 def image_classifier(
@@ -107,7 +30,7 @@ def image_classifier(
   encoder: Options,
   decoder: Options,
   dtype: Any = jnp.float32,
-) -> Perceiver:
+) -> perceiver.Perceiver:
   """[B, H, W, 3] -> logits [B, num_classes].
 
   Args:
@@ -118,15 +41,15 @@ def image_classifier(
       the mean over the latents of the original Perceiver.
     dtype: of the arithmetic.
   """
-  return ImageClassifier(
-    _make(
+  return perceiver.ImageClassifier(
+    parts.make(
       preprocessors.ImagePreprocessor,
       input_preprocessor,
       'input_preprocessor',
       dtype,
     ),
-    _make_encoder(encoder, dtype),
-    _classifier(num_classes, decoder, dtype),
+    parts.make_encoder(encoder, dtype),
+    parts.make_classifier(num_classes, decoder, dtype),
   )
 
 
@@ -137,22 +60,22 @@ def point_classifier(
   encoder: Options,
   decoder: Options,
   dtype: Any = jnp.float32,
-) -> Perceiver:
+) -> perceiver.Perceiver:
   """Point clouds [B, P, 3] -> logits [B, num_classes].
 
   Args:
     num_classes, encoder, decoder, dtype: as in `image_classifier`.
     input_preprocessor: fields of `PointPreprocessor`.
   """
-  return Perceiver(
-    _make(
+  return perceiver.Perceiver(
+    parts.make(
       preprocessors.PointPreprocessor,
       input_preprocessor,
       'input_preprocessor',
       dtype,
     ),
-    _make_encoder(encoder, dtype),
-    _classifier(num_classes, decoder, dtype),
+    parts.make_encoder(encoder, dtype),
+    parts.make_classifier(num_classes, decoder, dtype),
   )
 
 
@@ -166,7 +89,7 @@ def optical_flow(
   encoder: Options,
   decoder: Options | None = None,
   dtype: Any = jnp.float32,
-) -> Perceiver:
+) -> perceiver.Perceiver:
   """Patches of two frames [B, 2, H, W, 27] -> flow [B, H, W, 2].
 
   Args:
@@ -177,11 +100,8 @@ def optical_flow(
     encoder, dtype: as in `image_classifier`.
     decoder: fields of `FlowDecoder`.
   """
-  bands = {
-    'num_bands': num_bands,
-    'max_resolution': tuple(max_resolution or image_size),
-  }
-  return Perceiver(
+  bands = _bands(num_bands, max_resolution or image_size)
+  return perceiver.Perceiver(
     preprocessors.ImagePreprocessor(
       prep_type='patches',
       spatial_downsample=1,
@@ -191,8 +111,8 @@ def optical_flow(
       fourier_position_encoding_kwargs=bands,
       dtype=dtype,
     ),
-    _make_encoder(encoder, dtype),
-    _make(
+    parts.make_encoder(encoder, dtype),
+    parts.make(
       decoders.FlowDecoder,
       {
         'output_image_shape': tuple(image_size),
@@ -225,7 +145,7 @@ def audio_video_autoencoder(
   encoder: Options,
   decoder: Options | None = None,
   dtype: Any = jnp.float32,
-) -> Perceiver:
+) -> perceiver.Perceiver:
   """Video with sound and label through the latents and back.
 
   Inputs: image float[B, T, H, W, 3] in [0, 1], audio float[B, S, 1] in [-1, 1],
@@ -257,11 +177,8 @@ def audio_video_autoencoder(
     spatial_downsample=spatial_downsample,
     samples_per_patch=samples_per_patch,
   )
-  video = {
-    'num_bands': video_bands,
-    'max_resolution': tuple(video_max_resolution),
-  }
-  audio = {'num_bands': audio_bands, 'max_resolution': (audio_max_resolution,)}
+  video = _bands(video_bands, video_max_resolution)
+  audio = _bands(audio_bands, [audio_max_resolution])
   common = {'output_num_channels': output_channels, 'dtype': dtype}
   queries = {
     'audio': decoders.BasicDecoder(
@@ -289,18 +206,14 @@ def audio_video_autoencoder(
           f'task.kwargs.model.mask_probs.{name}', name, probs
         )
       )
-  return Perceiver(
-    preprocessors.MultimodalPreprocessor(
+  return perceiver.Perceiver(
+    multimodal.MultimodalPreprocessor(
       {
-        'audio': preprocessors.AudioPreprocessor(
+        **_audio_video(
+          audio,
+          video,
           samples_per_patch=samples_per_patch,
-          fourier_position_encoding_kwargs=audio,
-          dtype=dtype,
-        ),
-        'image': preprocessors.ImagePreprocessor(
-          prep_type='patches',
           spatial_downsample=spatial_downsample,
-          fourier_position_encoding_kwargs=video,
           dtype=dtype,
         ),
         'label': preprocessors.OneHotPreprocessor(dtype=dtype),
@@ -309,10 +222,10 @@ def audio_video_autoencoder(
       mask_probs=probs | dict(mask_probs or {}),
       dtype=dtype,
     ),
-    _make_encoder(encoder, dtype),
-    decoders.MultimodalDecoder(
+    parts.make_encoder(encoder, dtype),
+    multimodal.MultimodalDecoder(
       queries,
-      _make(
+      parts.make(
         decoders.BasicDecoder,
         {
           'position_encoding_type': 'none',
@@ -324,7 +237,7 @@ def audio_video_autoencoder(
       ),
       min_padding_size=query_padding,
     ),
-    postprocessors.MultimodalPostprocessor(
+    multimodal.MultimodalPostprocessor(
       {
         'audio': postprocessors.AudioPostprocessor(
           samples_per_patch=samples_per_patch, dtype=dtype
@@ -338,6 +251,63 @@ def audio_video_autoencoder(
   )
 
 
+def audio_video_classifier(
+  *,
+  num_frames: int,
+  image_size: Sequence[int],
+  num_samples: int,
+  num_classes: int,
+  samples_per_patch: int = 128,
+  spatial_downsample: int = 8,
+  temporal_downsample: int = 2,
+  video_bands: int = 16,
+  video_max_resolution: Sequence[int],
+  audio_bands: int,
+  audio_max_resolution: int,
+  input_padding: int = 4,
+  encoder: Options,
+  decoder: Options,
+  dtype: Any = jnp.float32,
+) -> perceiver.Perceiver:
+  """Video with sound to logits [B, num_classes].
+
+  Inputs: image and audio, or one of them, as in `audio_video_autoencoder`.
+
+  Args:
+    num_frames, image_size, num_samples, samples_per_patch, spatial_downsample:
+      as in `audio_video_autoencoder`.
+    num_classes: of the output.
+    temporal_downsample: frames of the patches that are read.
+    video_bands, video_max_resolution, audio_bands, audio_max_resolution,
+      input_padding: as in `audio_video_autoencoder`.
+    encoder, decoder, dtype: as in `image_classifier`.
+  """
+  _check_patches(
+    num_frames=num_frames,
+    image_size=image_size,
+    num_samples=num_samples,
+    spatial_downsample=spatial_downsample,
+    temporal_downsample=temporal_downsample,
+    samples_per_patch=samples_per_patch,
+  )
+  return perceiver.Perceiver(
+    multimodal.MultimodalPreprocessor(
+      _audio_video(
+        _bands(audio_bands, [audio_max_resolution]),
+        _bands(video_bands, video_max_resolution),
+        samples_per_patch=samples_per_patch,
+        spatial_downsample=spatial_downsample,
+        temporal_downsample=temporal_downsample,
+        dtype=dtype,
+      ),
+      min_padding_size=input_padding,
+      dtype=dtype,
+    ),
+    parts.make_encoder(encoder, dtype),
+    parts.make_classifier(num_classes, decoder, dtype),
+  )
+
+
 def masked_bytes(
   *,
   vocab_size: int = 262,
@@ -346,7 +316,7 @@ def masked_bytes(
   encoder: Options,
   decoder: Options,
   dtype: Any = jnp.float32,
-) -> Perceiver:
+) -> perceiver.Perceiver:
   """Bytes int[B, M] -> logits [B, max_seq_len, vocab_size].
 
   Args:
@@ -356,12 +326,12 @@ def masked_bytes(
     encoder, dtype: as in `image_classifier`.
     decoder: fields of `BasicDecoder`.
   """
-  return Perceiver(
+  return perceiver.Perceiver(
     preprocessors.EmbeddingPreprocessor(
       vocab_size, max_seq_len, num_channels, dtype=dtype
     ),
-    _make_encoder(encoder, dtype),
-    _make(
+    parts.make_encoder(encoder, dtype),
+    parts.make(
       decoders.BasicDecoder,
       {
         'output_num_channels': num_channels,
@@ -377,57 +347,50 @@ def masked_bytes(
   )
 
 
-def _make_encoder(options, dtype):
-  return _make(encoder_lib.PerceiverEncoder, options, 'encoder', dtype)
+def _bands(num_bands, max_resolution):
+  return {'num_bands': num_bands, 'max_resolution': tuple(max_resolution)}
 
 
-def _classifier(num_classes, options, dtype):
-  options = dict(options)
-  kind = options.pop('kind', 'classification')
-  if kind == 'projection':
-    options['num_classes'] = num_classes
-    return _make(decoders.ProjectionDecoder, options, 'decoder', dtype)
-  if kind != 'classification':
-    raise ValueError(
-      f"task.kwargs.model.decoder.kind={kind!r}: want 'classification' or "
-      "'projection'"
-    )
-  options['output_num_channels'] = num_classes
-  return _make(decoders.ClassificationDecoder, options, 'decoder', dtype)
-
-
-def _make(cls, options, part, dtype):
-  """A module from a config's fields; unknown ones are named."""
-  known = cls.__dataclass_fields__.keys() - {'parent', 'name', 'dtype'}
-  for name in options:
-    if name not in known:
-      raise ValueError(
-        config_checks.unknown(f'task.kwargs.model.{part}.{name}', name, known)
-      )
-  return cls(**_hashable(dict(options)), dtype=dtype)
-
-
-def _hashable(value):
-  """A module is hashed; lists are not."""
-  if isinstance(value, Mapping):
-    return {name: _hashable(item) for name, item in value.items()}
-  return tuple(value) if isinstance(value, list) else value
+def _audio_video(
+  audio, video, *, samples_per_patch, dtype, **downsample
+) -> dict[str, Any]:
+  """Preprocessors of both, whose positions have the bands `audio`, `video`."""
+  return {
+    'audio': preprocessors.AudioPreprocessor(
+      samples_per_patch=samples_per_patch,
+      fourier_position_encoding_kwargs=audio,
+      dtype=dtype,
+    ),
+    'image': preprocessors.ImagePreprocessor(
+      prep_type='patches',
+      fourier_position_encoding_kwargs=video,
+      dtype=dtype,
+      **downsample,
+    ),
+  }
 
 
 def _check_patches(
-  *, num_frames, image_size, num_samples, spatial_downsample, samples_per_patch
+  *,
+  num_frames,
+  image_size,
+  num_samples,
+  spatial_downsample,
+  samples_per_patch,
+  temporal_downsample=1,
 ):
-  if any(side % spatial_downsample for side in image_size):
-    raise ValueError(
-      f'task.kwargs.model.image_size={tuple(image_size)} is no multiple of '
-      f'spatial_downsample={spatial_downsample}: change one of them'
-    )
-  if num_frames < 1:
-    raise ValueError(
-      f'task.kwargs.model.num_frames={num_frames}: want 1 or more'
-    )
-  if num_samples % samples_per_patch:
-    raise ValueError(
-      f'task.kwargs.model.num_samples={num_samples} is no multiple of '
-      f'samples_per_patch={samples_per_patch}: change one of them'
-    )
+  # A single patch in time would lose its axis, and its position.
+  for name, value, step, size, least in (
+    ('image_size', image_size, 'spatial_downsample', spatial_downsample, 1),
+    ('num_frames', num_frames, 'temporal_downsample', temporal_downsample, 2),
+    ('num_samples', num_samples, 'samples_per_patch', samples_per_patch, 1),
+  ):
+    if np.any(np.mod(value, size)):
+      raise ValueError(
+        f'task.kwargs.model.{name}={value} is no multiple of {step}={size}: '
+        'change one of them'
+      )
+    if np.min(value) < least * size:
+      raise ValueError(
+        f'task.kwargs.model.{name}={value}: want {least * size} or more'
+      )

@@ -136,21 +136,6 @@ def fourier_features(
     axes = fourier.linear_axes(index_dims, dtype=np.float32)
     code = fourier.grid_bands(axes, num_bands, resolution, **options)
     return code.reshape(-1, code.shape[-1])
-  if len(resolution) != len(index_dims):
-    raise ValueError(
-      f'max_resolution={resolution} must have {len(index_dims)} entries'
-    )
-  # A table of one axis holds its position, its sines and its cosines; a code
-  # all positions, all sines, all cosines.
+  axes = [(-1 + 2 * np.arange(n) / n).astype(np.float32) for n in index_dims]
   places = jnp.unravel_index(indices, tuple(index_dims))
-  rows = []
-  for place, size, top in zip(places, index_dims, resolution, strict=True):
-    axis = (-1 + 2 * np.arange(size) / size).astype(np.float32)
-    table = fourier.bands(axis[:, None], num_bands, (top,), dtype=np.float32)
-    rows.append(jnp.take(jnp.asarray(table), place, axis=0))
-  cuts = [slice(0, 1)] if concat_pos else []
-  cuts.append(slice(1, 1 + num_bands))
-  cuts += [] if sine_only else [slice(1 + num_bands, None)]
-  return jnp.concatenate(
-    [row[..., cut] for cut in cuts for row in rows], axis=-1
-  )
+  return fourier.place_bands(axes, places, num_bands, resolution, **options)

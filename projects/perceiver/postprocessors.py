@@ -4,7 +4,6 @@ Those of the released code of Perceiver IO (arXiv 2107.14795) under its names,
 among them the upsamplers that no released model uses.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -51,23 +50,6 @@ class ClassificationPostprocessor(nn.Module):
   def __call__(self, x):
     x = attend.linear(self.num_classes, dtype=self.dtype, name='linear')(x)
     return x[:, 0]
-
-
-class MultimodalPostprocessor(nn.Module):
-  """Cuts the outputs into modalities: {modality: its result}.
-
-  Parameters: modalities_NAME.
-  """
-
-  modalities: Mapping[str, nn.Module]
-
-  def __call__(self, x, sizes):
-    """x: [B, sum of sizes, C], modalities in the order of sizes."""
-    results, start = {}, 0
-    for name, size in sizes.items():
-      results[name] = self.modalities[name](x[:, start : start + size])
-      start += size
-    return results
 
 
 class EmbeddingDecoder(nn.Module):

@@ -25,12 +25,13 @@ class Preprocessed(NamedTuple):
 
   Attributes:
     array: [B, M, C], features and positions.
-    features: [B, M, C'], features alone.
+    features: [B, M, C'], features alone; of several modalities {modality:
+      its features}.
     sizes: {modality: number of its elements}, in their order; {} of one.
   """
 
   array: jax.Array
-  features: jax.Array
+  features: jax.Array | Mapping[str, jax.Array]
   sizes: Mapping[str, int] = {}  # noqa: RUF012, never mutated
 
 
@@ -259,105 +260,6 @@ class PointPreprocessor(nn.Module):
       points, self.num_bands, (self.max_resolution,) * points.shape[-1]
     ).astype(self.dtype)
     return Preprocessed(x, x[..., :0])
-
-
-class MultimodalPreprocessor(nn.Module):
-  """Several modalities as one array, in alphabetical order.
-
-  Elements are filled up to one width, the largest plus min_padding_size, with a
-  vector that all elements of a modality share. Masked elements are replaced as
-  a whole by the mask token of their modality. A call may leave modalities out;
-  only the one that makes the parameters needs all.
-
-  Parameters: modalities_NAME, NAME_padding [1, missing width], and with
-  mask_probs NAME_mask_token [1, width].
-  """
-
-  modalities: Mapping[str, nn.Module]
-  min_padding_size: int = 2
-  mask_probs: Mapping[str, float] | None = None  # of each element
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, inputs, *, mask_keys=None, mask_probs=None, train=False):
-    """Puts modalities together.
-
-    Args:
-      inputs: {modality: its input}.
-      mask_keys: keys[B]; needed where a probability is neither 0 nor 1. What an
-        example draws depends on its key alone.
-      mask_probs: in place of the field.
-      train: given to every preprocessor.
-
-    Returns:
-      Preprocessed; its features are those of `array`.
-
-    Raises:
-      ValueError: an unknown modality, none at all, or no keys.
-    """
-    unknown = sorted(inputs.keys() - self.modalities.keys())
-    if unknown or not inputs:
-      raise ValueError(
-        f'inputs {sorted(inputs)}: want some of {sorted(self.modalities)}'
-      )
-    if self.is_initializing() and inputs.keys() != self.modalities.keys():
-      raise ValueError(
-        f'parameters are made from all of {sorted(self.modalities)}, got '
-        f'{sorted(inputs)}'
-      )
-    parts = {
-      name: self.modalities[name](inputs[name], train=train).array
-      for name in sorted(inputs)
-    }
-    # Once there are parameters, they know the width of what is left out.
-    width = max(x.shape[-1] for x in parts.values()) + self.min_padding_size
-    stored = self.variables.get('params', {})
-    if not self.is_initializing():
-      name, x = next(iter(parts.items()))
-      width = x.shape[-1] + stored[f'{name}_padding'].shape[-1]
-    probs = self.mask_probs if mask_probs is None else mask_probs
-    for i, name in enumerate(sorted(self.modalities)):
-      if name in parts:
-        x = self._padded(name, parts[name], width)
-        if self.mask_probs is not None:
-          prob = (probs or {}).get(name, 0.0)
-          x = self._masked(name, x, prob, mask_keys, i)
-        parts[name] = x
-    array = jnp.concatenate(list(parts.values()), axis=1)
-    sizes = {name: x.shape[1] for name, x in parts.items()}
-    return Preprocessed(array, array, sizes)
-
-  def _padded(self, name, x, width):
-    padding = self.param(
-      f'{name}_padding',
-      positions.table_init(),
-      (1, width - x.shape[-1]),
-      jnp.float32,
-    )
-    shape = (*x.shape[:2], width - x.shape[-1])
-    return jnp.concatenate(
-      [x, jnp.broadcast_to(padding.astype(x.dtype), shape)], axis=-1
-    )
-
-  def _masked(self, name, x, prob, keys, number):
-    token = self.param(
-      f'{name}_mask_token',
-      positions.table_init(),
-      (1, x.shape[-1]),
-      jnp.float32,
-    ).astype(x.dtype)
-    if prob <= 0 or self.is_initializing():
-      return x
-    if prob >= 1:
-      return jnp.broadcast_to(token, x.shape)
-    if keys is None:
-      raise ValueError(
-        f'mask_probs[{name!r}]={prob} is a draw: give mask_keys, or 0 or 1'
-      )
-    draw = lambda key: jax.random.bernoulli(
-      jax.random.fold_in(key, number), prob, x.shape[1:2]
-    )
-    return jnp.where(jax.vmap(draw)(keys)[..., None], token, x)
 
 
 class EmbeddingPreprocessor(nn.Module):

@@ -68,6 +68,16 @@ def test_bands_of_a_grid_are_those_of_its_points(concat_positions, sine_only):
     fourier.grid_bands(fourier.linear_axes(grid), 5, (16, 224))
 
 
+def test_bands_of_places_are_those_of_the_grid():
+  axes = fourier.linear_axes((4, 7))
+  grid = fourier.grid_bands(axes, 3, (8, 14))
+  rows, columns = jnp.array([[3, 0], [1, 2]]), jnp.array([[6, 1], [0, 4]])
+  got = fourier.place_bands(axes, (rows, columns), 3, (8, 14))
+  np.testing.assert_array_equal(got, grid[rows, columns])
+  with pytest.raises(ValueError, match='2 entries'):
+    fourier.place_bands(axes, (rows, columns), 3, (8,))
+
+
 def test_octaves_of_a_grid_are_those_of_its_points():
   grid = (3, 4, 5)
   got = fourier.grid_octaves(fourier.linear_axes(grid), 20)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.perceiver import evaluation
+from projects.perceiver import mean_colour
 from projects.perceiver.data import (
   audio_video,
   flow_folders,
@@ -106,7 +106,7 @@ def test_shapes_are_told_by_their_form_and_not_by_their_colour():
   colours = np.array([r['video'].mean((0, 1, 2)) / 255 for r in records])
   labels = np.array([r['label'] for r in records])
   features = np.pad(colours, ((0, 0), (0, 1)), constant_values=1)
-  weights = evaluation.fit(features[:300], labels[:300], len(shapes.CLASSES))
+  weights = mean_colour.fit(features[:300], labels[:300], len(shapes.CLASSES))
   hits = np.argmax(features[300:] @ weights, axis=1) == labels[300:]
   assert hits.mean() < 0.35  # 1/6 by chance
   with pytest.raises(ValueError, match="split='test'"):
@@ -290,5 +290,5 @@ def test_linear_model_on_the_mean_colour_finds_what_colours_tell():
   features = rng(1).standard_normal((600, 3)) * 0.02 + 0.5
   features[np.arange(600), labels] += 0.1
   features = np.pad(features, ((0, 0), (0, 1)), constant_values=1)
-  weights = evaluation.fit(features, labels, 3)
+  weights = mean_colour.fit(features, labels, 3)
   assert np.mean(np.argmax(features @ weights, axis=1) == labels) > 0.95

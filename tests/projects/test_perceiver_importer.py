@@ -166,6 +166,92 @@ def hugging_face_key(path):
   return f'perceiver.{text}.{weight}'
 
 
+# What layers and the rest of the language model are called in the pickle, and
+# in the file of the port.
+LANGUAGE_LAYERS = {
+  'perceiver_encoder/~/cross_attention': 'perceiver.encoder.cross_attention',
+  'perceiver_encoder/~/self_attention': 'perceiver.encoder.self_attends.0',
+  'perceiver_encoder/~/self_attention_1': 'perceiver.encoder.self_attends.1',
+  'basic_decoder/cross_attention': 'perceiver.decoder.decoding_cross_attention',
+}
+LANGUAGE_TABLES = {
+  'embed/embeddings': 'perceiver.input_preprocessor.embeddings.weight',
+  'trainable_position_encoding/pos_embs': (
+    'perceiver.input_preprocessor.position_embeddings.weight'
+  ),
+  'perceiver_encoder/~/trainable_position_encoding/pos_embs': (
+    'perceiver.embeddings.latents'
+  ),
+  'basic_decoder/~/trainable_position_encoding/pos_embs': (
+    'perceiver.decoder.output_position_encodings.position_embeddings'
+  ),
+  'embedding_decoder/bias': 'embedding_decoder.bias',
+}
+
+
+def language_keys():
+  """{key of the pickle: key of the port} of two layers."""
+  linear = {
+    'attention/linear': 'attention.self.query',
+    'attention/linear_1': 'attention.self.key',
+    'attention/linear_2': 'attention.self.value',
+    'attention/linear_3': 'attention.output.dense',
+    'mlp/linear': 'mlp.dense1',
+    'mlp/linear_1': 'mlp.dense2',
+  }
+  keys = dict(LANGUAGE_TABLES)
+  for ours, theirs in LANGUAGE_LAYERS.items():
+    norms = ['attention.self.layernorm1', 'layernorm']
+    if 'cross' in ours:
+      norms.insert(1, 'attention.self.layernorm2')
+    for a, b in linear.items():
+      keys[f'{ours}/{a}/w'] = f'{theirs}.{b}.weight'
+      keys[f'{ours}/{a}/b'] = f'{theirs}.{b}.bias'
+    for i, b in enumerate(norms):
+      a = f'layer_norm_{i}' if i else 'layer_norm'
+      keys[f'{ours}/{a}/scale'] = f'{theirs}.{b}.weight'
+      keys[f'{ours}/{a}/offset'] = f'{theirs}.{b}.bias'
+  return keys
+
+
+def test_both_ways_of_naming_the_language_model_give_one_tree():
+  net = model.masked_bytes(
+    vocab_size=30,
+    max_seq_len=14,
+    num_channels=24,
+    encoder={
+      'num_self_attends_per_block': 2,
+      'num_blocks': 1,
+      'z_index_dim': 6,
+      'num_z_channels': 32,
+      'num_cross_attend_heads': 4,
+      'num_self_attend_heads': 4,
+      'qk_channels': 16,
+      'v_channels': 32,
+    },
+    decoder={'qk_channels': 16, 'v_channels': 24, 'num_heads': 4},
+  )
+  target = jax.eval_shape(
+    net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 14), jnp.int32)
+  )['params']
+  haiku = formats.read(GOLDEN / 'perceiver_pystate_masked_dev.pystate')
+  keys = language_keys()
+  assert haiku.keys() == keys.keys()
+  # PyTorch stores [out, in].
+  port = {
+    keys[key]: array.T if key.endswith('/w') else array
+    for key, array in haiku.items()
+  }
+  want = importer.convert(haiku, target)
+  got = importer.convert(port, target)
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  np.testing.assert_array_equal(
+    want['input_preprocessor']['embedding'], haiku['embed/embeddings']
+  )
+  assert importer.model_fields(port) == importer.model_fields(haiku)
+
+
 @pytest.mark.parametrize(
   'name',
   [

@@ -138,21 +138,66 @@ def grid_bands(
   Raises:
     ValueError: not one resolution per axis.
   """
+  tables = _axis_tables(axes, num_bands, max_resolution, dtype)
+  parts = [
+    position.join_axes([table[:, cut] for table in tables])
+    for cut in _cuts(num_bands, concat_positions, sine_only)
+  ]
+  return jnp.concatenate(parts, axis=-1)
+
+
+def place_bands(
+  axes: Sequence[np.ndarray],
+  places,
+  num_bands: int,
+  max_resolution: Sequence[int],
+  *,
+  concat_positions: bool = True,
+  sine_only: bool = False,
+  dtype=np.float64,
+):
+  """`bands` of some places of a grid, from the constants of `grid_bands`.
+
+  Args:
+    axes: as in `grid_bands`.
+    places: int[...] for every axis, indices along it, which may be traced.
+    num_bands, max_resolution, concat_positions, sine_only, dtype: see `bands`.
+
+  Returns:
+    float32[..., channels].
+
+  Raises:
+    ValueError: not one resolution per axis.
+  """
+  rows = [
+    jnp.take(jnp.asarray(table), place, axis=0)
+    for table, place in zip(
+      _axis_tables(axes, num_bands, max_resolution, dtype), places, strict=True
+    )
+  ]
+  cuts = _cuts(num_bands, concat_positions, sine_only)
+  return jnp.concatenate(
+    [row[..., cut] for cut in cuts for row in rows], axis=-1
+  )
+
+
+def _axis_tables(axes, num_bands, max_resolution, dtype):
+  """float32[n, 1 + 2 * num_bands] of every axis: its position, sine, cosine."""
   if len(max_resolution) != len(axes):
     raise ValueError(
       f'max_resolution={max_resolution} must have {len(axes)} entries'
     )
-  tables = [
+  return [
     bands(axis[:, None], num_bands, (resolution,), dtype=dtype)
     for axis, resolution in zip(axes, max_resolution, strict=True)
   ]
-  # A table has the position, the sines, the cosines of one axis; the code all
-  # positions, all sines, all cosines.
+
+
+def _cuts(num_bands, concat_positions, sine_only):
+  """Parts of a table; a code has all axes of one part before the next one."""
   cuts = [slice(0, 1)] if concat_positions else []
   cuts.append(slice(1, 1 + num_bands))
-  cuts += [] if sine_only else [slice(1 + num_bands, None)]
-  parts = [position.join_axes([x[:, cut] for x in tables]) for cut in cuts]
-  return jnp.concatenate(parts, axis=-1)
+  return cuts + ([] if sine_only else [slice(1 + num_bands, None)])
 
 
 def _linspace(start, stop, num, dtype):

@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vidscenic import config as vc
 from vidscenic import task
@@ -199,6 +200,25 @@ def _tokens(features):
   return features.reshape(features.shape[0], -1, features.shape[-1])
 
 
+def check_labels(labels: np.ndarray, num_classes: int, field: str) -> None:
+  """Refuses labels outside [0, num_classes).
+
+  Args:
+    labels: int[B].
+    num_classes: of the model.
+    field: of the config that sets num_classes.
+
+  Raises:
+    ValueError: such a label.
+  """
+  wrong = labels[(labels < 0) | (labels >= num_classes)]
+  if wrong.size:
+    raise ValueError(
+      f'label {wrong[0]} of the data is outside [0, {num_classes}): set '
+      f'{field} to the number of classes, or mend the labels'
+    )
+
+
 class Classification(task.Task):
   """One label per clip.
 
@@ -300,14 +320,7 @@ class Classification(task.Task):
 
   def check_batch(self, batch):
     """Refuses labels outside [0, num_classes)."""
-    labels = batch['label']
-    wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-    if wrong.size:
-      raise ValueError(
-        f'label {wrong[0]} of the data is outside [0, {self.num_classes}): '
-        'set task.kwargs.num_classes to the number of classes, or mend the '
-        'labels'
-      )
+    check_labels(batch['label'], self.num_classes, 'task.kwargs.num_classes')
 
   def init(self, rng, batch):
     """Parameters, and batch statistics if the backbone has any."""

@@ -61,7 +61,7 @@ def get_config(arg=''):
   config.log.every_steps = 100
   config.checkpoint.every_steps = 2500
   config.evals.sintel = vc.eval_spec(
-    factory='projects.perceiver.evaluation:TiledFlow',
+    factory='projects.perceiver.flow_evaluation:TiledFlow',
     every_steps=25_000,
     kwargs={
       'data': vc.data_spec(

@@ -32,7 +32,7 @@ def get_config(arg=''):
   config.predict.factory = 'projects.perceiver.predict:optical_flow'
   for render in ('clean', 'final'):
     config.evals[render] = vc.eval_spec(
-      factory='projects.perceiver.evaluation:TiledFlow',
+      factory='projects.perceiver.flow_evaluation:TiledFlow',
       kwargs={
         'data': vc.data_spec(
           source='vidscenic.data.datasets.flow:Sintel',

@@ -10,6 +10,13 @@ imagenet_original (2103.03206), the Perceiver with eight cross-attentions:
 
   --config=projects/perceiver/configs/imagenet.py:model=imagenet_original
 
+ImageNet as TFDS prepares it (imagenet2012), in the array_record format:
+
+  python main.py --workdir=runs/perceiver_imagenet \
+    --config=projects/perceiver/configs/imagenet.py:reader=tfds \
+    --config.data.train.source_kwargs.path=/data/imagenet2012/5.1.0 \
+    --config.evals.val.kwargs.data.source_kwargs.path=/data/imagenet2012/5.1.0
+
 The recipe of the released code: 110 epochs of 1,281,167 images in batches of
 1024, LAMB at 0.002, constant for the first half and cosine after it, no
 warm-up, with which training failed; Inception crops, RandAugment, mixup or
@@ -26,11 +33,28 @@ import ml_collections as mlc
 from vidscenic import config as vc
 
 _TRAIN_IMAGES = 1_281_167
+# reader: (source, its arguments but split, splits)
+_SOURCES = {
+  'folder': (
+    'vidscenic.data.datasets.imagenet:ImageNet',
+    {'root': ''},
+    ('train', 'val'),
+  ),
+  'tfds': (
+    'vidscenic.data.array_records:ArrayRecords',
+    {'path': '', 'fields': {'video': 'image', 'label': 'label'}},
+    ('train', 'validation'),
+  ),
+}
 
 
 def get_config(arg=''):
-  """Argument: model, a name of `configurations`."""
-  arg = vc.parse_arg(arg, model='imagenet_fourier')
+  """Arguments: model, a name of `configurations`; reader, folder or tfds."""
+  arg = vc.parse_arg(arg, model='imagenet_fourier', reader='folder')
+  if arg.reader not in _SOURCES:
+    raise ValueError(
+      f'config argument reader={arg.reader!r}: want one of {tuple(_SOURCES)}'
+    )
   original = arg.model == 'imagenet_original'
   config = vc.base_config()
   config.batch_size = 1024
@@ -55,7 +79,7 @@ def get_config(arg=''):
     }
   )
   config.predict.factory = 'projects.perceiver.predict:classify'
-  config.data.train = _images('train')
+  config.data.train = _images(arg.reader, train=True)
   config.optim.name = 'lamb'
   config.optim.lr = 0.004 if original else 0.002
   config.optim.eps = 1e-6
@@ -80,15 +104,20 @@ def get_config(arg=''):
   config.evals.val = vc.eval_spec(
     factory='vidscenic.evaluation.classification:TopK',
     every_steps=10_000,
-    kwargs={'data': _images('val'), 'batch_size': 256, 'k': (1, 5)},
+    kwargs={
+      'data': _images(arg.reader, train=False),
+      'batch_size': 256,
+      'k': (1, 5),
+    },
   )
   return vc.finalize(config)
 
 
-def _images(split):
+def _images(reader, *, train):
+  source, kwargs, splits = _SOURCES[reader]
   return vc.data_spec(
-    source='vidscenic.data.datasets.imagenet:ImageNet',
-    source_kwargs={'root': '', 'split': split},
+    source=source,
+    source_kwargs={**kwargs, 'split': splits[0 if train else 1]},
     transform='projects.perceiver.data.images:ImageTransform',
-    transform_kwargs={'size': (224, 224), 'train': split == 'train'},
+    transform_kwargs={'size': (224, 224), 'train': train},
   )

@@ -9,6 +9,11 @@ UCF101, which has 101 classes, in its place:
 
   --config=projects/perceiver/configs/kinetics_autoencoding.py:dataset=ucf101
 
+and UCF101 as TFDS prepares it, in the array_record format, with paths in
+`source_kwargs.path`; it holds no sound, so that only pictures are learned:
+
+  --config=projects/perceiver/configs/kinetics_autoencoding.py:dataset=ucf101_tfds
+
 From the paper: batches of 1024, rate 1e-3, 512 pixels and 512 samples of sound
 decoded per example, the label hidden in half of them, loss 0.03 L1 of pixels +
 L1 of samples + 0.0001 cross-entropy. Not stated there, and ours: the optimizer
@@ -23,17 +28,41 @@ import ml_collections as mlc
 
 from vidscenic import config as vc
 
-_DATASETS = ('kinetics700', 'ucf101')
+# dataset: (number of classes, source, its arguments but split, splits)
+_DATASETS = {
+  'kinetics700': (
+    700,
+    'vidscenic.data.datasets.kinetics:Kinetics',
+    {'root': '', 'version': '700-2020'},
+    ('train', 'val'),
+  ),
+  'ucf101': (
+    101,
+    'vidscenic.data.datasets.ucf_hmdb:Ucf101',
+    {'root': ''},
+    ('train', 'test'),
+  ),
+  'ucf101_tfds': (
+    101,
+    'vidscenic.data.array_records:ArrayRecords',
+    {
+      'path': '',
+      'fields': {'video': 'video', 'label': 'label'},
+      'fps': 25.0,
+    },
+    ('train', 'test'),
+  ),
+}
 
 
 def get_config(arg=''):
-  """Argument: dataset, kinetics700 or ucf101."""
+  """Argument: dataset, kinetics700, ucf101 or ucf101_tfds."""
   arg = vc.parse_arg(arg, dataset='kinetics700')
   if arg.dataset not in _DATASETS:
     raise ValueError(
-      f'config argument dataset={arg.dataset!r}: want one of {_DATASETS}'
+      f'config argument dataset={arg.dataset!r}: want one of {tuple(_DATASETS)}'
     )
-  ucf = arg.dataset == 'ucf101'
+  num_classes, *_ = _DATASETS[arg.dataset]
   config = vc.base_config()
   config.batch_size = 1024
   config.steps = 100_000
@@ -46,13 +75,13 @@ def get_config(arg=''):
       'dtype': 'bfloat16',
       'model': {
         'name': 'video_autoencoding',
-        'num_classes': 101 if ucf else 700,
+        'num_classes': num_classes,
         'encoder': {'scan': True, 'remat': 'none'},
       },
     }
   )
   config.predict.factory = 'projects.perceiver.predict:reconstruct'
-  config.data.train = _clips(ucf, train=True)
+  config.data.train = _clips(arg.dataset, train=True)
   config.optim.lr = 1e-3
   config.optim.clip_norm = 10.0
   config.optim.schedule = vc.schedule_spec(name='cosine', warmup_steps=5000)
@@ -61,25 +90,20 @@ def get_config(arg=''):
   config.evals.val = vc.eval_spec(
     factory='vidscenic.evaluation.evaluator:MeanLoss',
     every_steps=10_000,
-    kwargs={'data': _clips(ucf, train=False), 'batch_size': 32, 'limit': 2048},
+    kwargs={
+      'data': _clips(arg.dataset, train=False),
+      'batch_size': 32,
+      'limit': 2048,
+    },
   )
   return vc.finalize(config)
 
 
-def _clips(ucf, *, train):
-  if ucf:
-    source = 'vidscenic.data.datasets.ucf_hmdb:UCF101'
-    kwargs = {'root': '', 'split': 'train' if train else 'test'}
-  else:
-    source = 'vidscenic.data.datasets.kinetics:Kinetics'
-    kwargs = {
-      'root': '',
-      'split': 'train' if train else 'val',
-      'version': '700-2020',
-    }
+def _clips(dataset, *, train):
+  _, source, kwargs, splits = _DATASETS[dataset]
   return vc.data_spec(
     source=source,
-    source_kwargs=kwargs,
+    source_kwargs={**kwargs, 'split': splits[0 if train else 1]},
     transform='projects.perceiver.data.audio_video:AudioVideoClips',
     transform_kwargs={
       'num_frames': 16,

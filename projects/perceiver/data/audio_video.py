@@ -15,7 +15,8 @@ class AudioVideoClips(clips.ClipTransform):
   """`ClipTransform` whose sound has one channel and the clip's length.
 
   Examples: video uint8[T, H, W, 3], audio float32[S, 1], audio_mask bool[],
-  False and silent where there is no sound, and label.
+  False and silent where there is no sound, and label. With several views video,
+  audio and audio_mask have a leading axis for them.
 
   The sound of files is resampled. That of arrays, such as synthetic clips, is
   averaged over its channels; it must have as many samples per frame as asked
@@ -92,11 +93,16 @@ class AudioVideoClips(clips.ClipTransform):
           'change transform_kwargs.audio_samples, or fps and audio_rate'
         )
     clip = super().sample(record, rng)
-    audio = np.asarray(clip.get('audio', np.zeros((0, 1))), np.float32)
-    if audio.ndim == 1:
-      audio = audio[:, None]
-    audio = audio.mean(axis=1, keepdims=True)[: self._num_samples]
-    missing = self._num_samples - len(audio)
-    clip.setdefault('audio_mask', np.bool_(len(audio) > 0))
-    clip['audio'] = np.pad(audio, ((0, missing), (0, 0)))
+    views = clip['video'].shape[:-4]
+    if 'audio' not in clip:  # encoded pictures have none
+      audio = np.zeros((*views, self._num_samples, 1), np.float32)
+      return clip | {'audio': audio, 'audio_mask': np.zeros(views, bool)[()]}
+    audio = np.asarray(clip['audio'], np.float32)
+    if audio.ndim == len(views) + 1:
+      audio = audio[..., None]
+    audio = audio.mean(axis=-1, keepdims=True)[..., : self._num_samples, :]
+    widths = [(0, 0)] * audio.ndim
+    widths[-2] = (0, self._num_samples - audio.shape[-2])
+    clip.setdefault('audio_mask', np.ones(views, bool)[()])
+    clip['audio'] = np.pad(audio, widths)
     return clip
