@@ -125,6 +125,7 @@ def _heads():
     'points': {
       'factory': 'vidscenic.tasks.track_heads:Points',
       'num_points': 16,
+      'expected_dist_thresh': 24.0,
       'layers': tracks,
     },
     'boxes': {'factory': 'vidscenic.tasks.track_heads:Boxes', 'layers': tracks},

@@ -61,6 +61,12 @@ def test_point_loss_counts_pixels_of_a_256_frame():
   want = softplus(0) + softplus(1) + softplus(-2) + softplus(3)
   assert weight == 4
   np.testing.assert_allclose(total, want, rtol=1e-5)
+  tolerant = track_heads.Points(
+    clip=CLIP, num_points=2, expected_dist_thresh=8.5, layers=LAYERS
+  )
+  terms, _ = says(tolerant, tracks).loss({}, FEATURES, batch, CONTEXT)
+  want += softplus(2) - softplus(-2)  # 8 pixels count as good, too
+  np.testing.assert_allclose(terms['certain'][0], want, rtol=1e-5)
   # With both points masked but the first, only its frames are left.
   masked = track_heads.Points(
     clip=CLIP, num_points=2, masked=True, layers=LAYERS

@@ -23,7 +23,6 @@ KINDS = {
 }
 _SCORED = (256, 256)  # size at which TAP-Vid and the loss count pixels
 _HUBER = 4.0  # pixels
-_GOOD = 6.0  # pixels: nearer predictions count as certain
 _POSITION_SCALE = 0.05  # of the position's loss
 
 
@@ -79,9 +78,8 @@ class Points(_TrackHead):
 
   Loss, over frames from the query on, in pixels of a 256 x 256 frame: Huber of
   the distance where visible (0.05), binary cross-entropy of visibility, and of
-  certainty where visible (nearer than 6 pixels). Figures: TAP-Vid's, of clips,
-  beside those of points that stay. A head that is hardly ever within 6 pixels
-  knows it, calls nothing visible and has aj 0: see position_accuracy then.
+  certainty where visible. Figures: TAP-Vid's, of clips, beside those of points
+  that stay.
 
   Args:
     clip: (T, H, W) of a training clip.
@@ -90,6 +88,9 @@ class Points(_TrackHead):
       tracks that the clip does not show.
     kind: 'recurrent' or 'window'; the latter needs queries in frame 0.
     hop: frames between windows in longer clips; 0: half a window.
+    expected_dist_thresh: pixels of a 256 x 256 frame; a nearer prediction is
+      certain. What is not certain counts as hidden, so a head that is hardly
+      ever so near calls nothing visible and has aj 0: give it a larger one.
     layers: fields of `track_readouts.RecurrentTracks` or `WindowTracks`.
 
   Raises:
@@ -106,11 +107,15 @@ class Points(_TrackHead):
     masked: bool = False,
     kind: str = 'recurrent',
     hop: int = 0,
+    expected_dist_thresh: float = 6.0,
     layers: Mapping[str, Any] | None = None,
   ):
     super().__init__(clip, kind, hop, layers)
     if not self.layers.visibility:
       raise ValueError('layers.visibility: point tracks need True')
+    if expected_dist_thresh <= 0:
+      raise ValueError(f'{expected_dist_thresh=} must be positive')
+    self.expected_dist_thresh = expected_dist_thresh
     self.num_points, self.masked = num_points, masked
 
   def fields(self):
@@ -157,7 +162,7 @@ class Points(_TrackHead):
     }
     if tracks.certain is not None:
       distance = jnp.sum(jnp.square(jax.lax.stop_gradient(error)), axis=-1)
-      good = distance < _GOOD**2
+      good = distance < self.expected_dist_thresh**2
       certain = losses.sigmoid_binary_cross_entropy(
         jnp.swapaxes(tracks.certain, 1, 2), good, weight=seen
       )

@@ -104,6 +104,7 @@ def _heads():
     'points': {
       'factory': 'vidscenic.tasks.track_heads:Points',
       'num_points': NUM_POINTS,
+      'expected_dist_thresh': 24.0,
       'layers': stack,
     },
     'boxes': {
