@@ -46,7 +46,7 @@ def parser():
   command.add_argument('--fraction', type=float, default=1.0, help='of targets')
   command.add_argument(
     '--stages', type=float, nargs='+', default=[0, 1 / 4, 1 / 2, 2 / 3, 3 / 4],
-    help='frozen blocks, as parts of all',
+    help='frozen blocks, as parts of all; at most those of the encoder',
   )  # fmt: skip
   command.add_argument(
     '--compile', action='store_true', help='count what the compiler makes'
@@ -117,13 +117,13 @@ def measure(args: argparse.Namespace) -> list[report.Table]:
       latent = targets == 'features'
       run = run_lib.Run(make_config(size, args, latent=latent))
       rows = []
-      for part in args.stages:
-        k = round(part * run.task.depth)
+      model = run.task.model
+      stages = [round(part * model.depth) for part in args.stages]
+      for k in sorted({min(k, model.encoder_depth) for k in stages}):
         progress(f'{size}, {targets}, {k} frozen')
         rows.append(_stage(run, k, args, latent=latent))
       for row in rows:
         row['saved_percent'] = 100 * (1 - row['gflop'] / rows[0]['gflop'])
-      model = run.task.model
       tables.append(
         report.Table(
           f'{size}_{targets}',

@@ -1,26 +1,34 @@
-"""Peak memory of predictions: does it grow with the length of the video?
+r"""Peak memory of predictions: does it grow with the length of the video?
 
   python -m benchmarks.predict
   python -m benchmarks.predict --seconds 10 3600 --size 480 640
+  python -m benchmarks.predict --config=projects/rvm/configs/synthetic_tiny.py \
+    --option points=points.txt
+  python -m benchmarks.predict --config=projects/tapir/configs/predict.py \
+    --option online=True --seconds 120 --samples 20
 
 Writes synthetic videos with sound into a temporary folder and runs a project's
 prediction function on each, with fresh weights and in a process of its own. The
-times include compiling. Peak memory is that of the process on the host.
+times include compiling. Peak memory is that of the process on the host; with
+--samples there is also a table of its memory over time.
 """
 
 import multiprocessing
+import os
 import pathlib
 import runpy
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 
 from benchmarks import report, timing
 from vidscenic import config as vc
 from vidscenic.data import soundtrack, stream, writer
+from vidscenic.tools import predict as predict_lib
 
 # Peak memory of the longest video over that of the shortest, at most.
 MAX_GROWTH = 1.1
@@ -35,12 +43,25 @@ def parser():
   add('--seconds', type=int, nargs='+', default=[10, 600], help='of the videos')
   add('--size', type=int, nargs=2, default=[96, 128], help='height and width')
   add('--fps', type=int, default=25, help='frames per second')
+  add(
+    '--option',
+    action='append',
+    default=[],
+    metavar='NAME=VALUE',
+    help='argument of the prediction function, as of main.py; can be repeated',
+  )
+  add(
+    '--samples',
+    type=int,
+    default=0,
+    help='rows of memory over time for each pass over a video (Linux only)',
+  )
   return command
 
 
 def measure(args) -> list[report.Table]:
   """One row per length."""
-  rows = []
+  rows, samples, options = [], [], predict_lib.parse_options(args.option)
   spawn = multiprocessing.get_context('spawn')
   with (
     report.Progress(2 * len(args.seconds), 'predict') as progress,
@@ -54,25 +75,51 @@ def measure(args) -> list[report.Table]:
       progress(f'writing {seconds} s of video')
       write_video(path, seconds, args.fps, args.size)
       progress(f'predicting {seconds} s of video')
-      rows.append(
-        processes.submit(
-          predict, args.config, path, pathlib.Path(folder) / 'out'
-        ).result()
-      )
+      row, seen = processes.submit(
+        predict,
+        args.config,
+        path,
+        pathlib.Path(folder) / 'out',
+        options,
+        args.samples,
+      ).result()
+      rows.append(row)
+      samples += seen
+  tables = [_peaks(args, rows)]
+  return tables + ([_over_time(samples)] if samples else [])
+
+
+def _peaks(args, rows):
   growth = rows[-1]['peak_mib'] / rows[0]['peak_mib']
   verdict = 'met' if growth <= MAX_GROWTH else 'MISSED'
-  return [
-    report.Table(
-      'predict',
-      f'predict: {args.config} on {args.size[0]}x{args.size[1]} pixels at '
-      f'{args.fps} frames per second, fresh weights',
-      rows,
-      (
-        f'peak of the last row over the first: {growth:.3f}, at most '
-        f'{MAX_GROWTH} ({verdict})',
-      ),
-    )
+  return report.Table(
+    'predict',
+    f'predict: {args.config} on {args.size[0]}x{args.size[1]} pixels at '
+    f'{args.fps} frames per second, fresh weights',
+    rows,
+    (
+      f'peak of the last row over the first: {growth:.3f}, at most '
+      f'{MAX_GROWTH} ({verdict})',
+    ),
+  )
+
+
+def _over_time(samples):
+  """Judges the last pass over the longest video, after its first quarter."""
+  end = samples[-1]
+  same = [
+    s
+    for s in samples
+    if (s['video_s'], s['pass']) == (end['video_s'], end['pass'])
   ]
+  settled = same[len(same) // 4]['resident_mib']
+  growth = end['resident_mib'] - settled
+  return report.Table(
+    'memory',
+    'memory of the process over time',
+    samples,
+    (f'last three quarters of the last pass: {growth:+.1f} MiB',),
+  )
 
 
 def write_video(
@@ -94,15 +141,22 @@ def _tone(seconds: int) -> Iterator[np.ndarray]:
     yield 0.5 * np.sin(2 * np.pi * 440 * second)
 
 
-def predict(config_file: str, path: pathlib.Path, folder: pathlib.Path) -> dict:
-  """Runs the prediction function in this process; returns a row."""
+def predict(
+  config_file: str,
+  path: pathlib.Path,
+  folder: pathlib.Path,
+  options: Mapping[str, Any],
+  samples: int = 0,
+) -> tuple[dict, list[dict]]:
+  """Runs the prediction function in this process: (a row, rows over time)."""
   import jax  # here, in the process that is measured
 
   from vidscenic.tools import loaded
-  from vidscenic.tools import predict as predict_lib
 
   start = time.perf_counter()
-  config = runpy.run_path(config_file)['get_config']()
+  file, colon, argument = config_file.partition(':')
+  get_config = runpy.run_path(file)['get_config']
+  config = get_config(argument) if colon else get_config()
   task = vc.build(config.task.factory, **config.task.kwargs)
   spec = task.batch_spec()
   params, model_state = jax.jit(
@@ -112,20 +166,64 @@ def predict(config_file: str, path: pathlib.Path, folder: pathlib.Path) -> dict:
     )
   )()
   video = stream.VideoStream(path)
+  function = vc.prepare(
+    config.predict.factory, 3, **{**config.predict.kwargs, **options}
+  )
+  video_s = round(float(video.times[-1]) + 1 / video.fps)
+  seen: list[dict] = []
+  if samples:
+    function = _watched(function, samples, video_s, seen)
   written = predict_lib.predict_video(
-    vc.prepare(config.predict.factory, 3, **config.predict.kwargs),
+    function,
     loaded.Loaded(task, params, model_state, step=0),
     video,
     folder / video.name,
   )
   seconds = time.perf_counter() - start
-  return {
-    'video_s': round(float(video.times[-1]) + 1 / video.fps),
+  row = {
+    'video_s': video_s,
     'frames': video.num_frames,
     'frames_per_s': video.num_frames / seconds,
     'peak_mib': timing.peak_process_bytes() / 2**20,
     'written_mib': sum(file.stat().st_size for file in written) / 2**20,
   }
+  return row, seen
+
+
+def _watched(function, samples, video_s, seen):
+  """The function; while it runs, rows are added to `seen`."""
+  start = time.perf_counter()
+
+  def watched(model, video, out):
+    show, number, due = video.progress, 0, 0.0
+
+    def progress(done, total):
+      nonlocal number, due
+      show(done, total)
+      if not done:
+        number, due = number + 1, 0.0
+      elif done >= due:
+        due += total / samples
+        seen.append(
+          {
+            'video_s': video_s,
+            'pass': number,
+            'frame': done,
+            'seconds': time.perf_counter() - start,
+            'resident_mib': _resident_bytes() / 2**20,
+          }
+        )
+
+    video.progress = progress
+    function(model, video, out)
+
+  return watched
+
+
+def _resident_bytes():
+  """Memory of this process now."""
+  pages = pathlib.Path('/proc/self/statm').read_text().split()[1]
+  return int(pages) * os.sysconf('SC_PAGE_SIZE')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,11 +6,11 @@ no number, so a data set compiles a handful of programs. Scores are those of
 `evaluation.tracking`, in pixels of a 256 x 256 frame.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -24,6 +24,8 @@ from vidscenic.ops import tracking as tracking_ops
 from vidscenic.ops import video as video_ops
 
 _SCORED = (256, 256)
+_CHUNK = 64  # queries that TAP-Net compares with all frames at a time
+_BLOCK = 32  # frames of a file that are decoded before they are made smaller
 _SHOWN = {
   'AJ': 'average_jaccard',
   'delta_avg': 'average_pts_within_thresh',
@@ -60,7 +62,8 @@ class TapVid(evaluator.Evaluator):
         transform is not used.
       mode: 'first' or 'strided', as the source's queries.
       resolution: (height, width) that the model sees.
-      published: {score: percent} to print beside.
+      published: {score: percent} to print beside; 'AJ', or with more behind it,
+        such as 'AJ_paper'.
       limit: number of videos; 0: all.
       table: file for the table; '' for none.
     """
@@ -110,6 +113,9 @@ class TapVid(evaluator.Evaluator):
         100 * videos[name]['average_jaccard'],
       )
     table = tracking.table(videos)
+    if self._published:
+      known = (f'{name} {value:.1f}' for name, value in self._published.items())
+      table = f'{table}\npublished: {", ".join(known)}'
     logging.info('%s\n%s\n%s', self.name, self.protocol(), table)
     if self._table:
       epath.Path(self._table).write_text(f'{self.protocol()}\n{table}\n')
@@ -121,30 +127,23 @@ class TapVid(evaluator.Evaluator):
 
   def _score(self, weights, example):
     """{score: value} of a video."""
-    video = _pictures(example['video'], example['target_points'].shape[1])
-    size = np.array(video.shape[1:3], np.float32)
-    scale = lambda points, to: (
-      np.asarray(points, np.float32)
-      * (np.array(to, np.float32) / size)[:: -1 if points.shape[-1] == 2 else 1]
-    )
+    count = example['target_points'].shape[1]
+    video, size = _frames(example['video'], count, self._resolution)
+    # (height, width), of what the model sees and of what is scored.
+    seen = np.float32(np.divide(self._resolution, size))
+    scored = np.float32(np.divide(_SCORED, size))
     queries = np.array(example['query_points'], np.float32)
-    small = queries.copy()
-    small[:, 1:] *= np.array(self._resolution, np.float32) / size
-    count = len(video)
-    if tuple(video.shape[1:3]) != self._resolution:
-      video = resize.resize_frames(video, self._resolution, method='bilinear')
+    small = queries * np.float32([1, *seen])
     padding = offline.length_for(count) - count
+    if getattr(self.task.model, 'extra_conv_shift', False):
+      padding = 0  # it would show in the frames in front of it
     video = np.concatenate([video, np.repeat(video[-1:], padding, axis=0)])
     points, occluded = self._track(weights, video, small, count)
-    points = points[:, :count] * np.float32(
-      np.divide(_SCORED, self._resolution)[::-1]
-    )
-    queries[:, 1:] *= np.array(_SCORED, np.float32) / size
     return tracking.video_scores(
-      query_points=queries,
-      target_points=scale(example['target_points'], _SCORED),
+      query_points=queries * np.float32([1, *scored]),
+      target_points=np.float32(example['target_points']) * scored[::-1],
       target_occluded=example['occluded'],
-      points=points,
+      points=points[:, :count] * (scored / seen)[::-1],
       occluded=occluded[:, :count],
       mode=self._mode,
     )
@@ -155,27 +154,44 @@ class TapVid(evaluator.Evaluator):
       windows = offline.Windows(self.task.model, params, self._resolution)
       points, visible = windows.clip(video, queries, num_frames=count)
       return points, ~visible
-    # Its backbone looks at neighbour frames, so padding would show there.
-    video = jnp.asarray(video[:count])[None]
-
-    def track(chunk):
-      batch = {'video': video, 'query_points': jnp.asarray(chunk)[None]}
-      out = _predict(self.task, params, model_state, batch)
-      return out['points'][0], out['occluded'][0]
-
-    return tracking.track_in_chunks(queries, track)
+    variables = {'params': params, **model_state}
+    return tracking.track_in_chunks(
+      queries,
+      lambda chunk: _match(
+        self.task.model, variables, video[None], chunk[None], count
+      ),
+    )
 
 
-def _pictures(video, num_frames):
-  """uint8[T, H, W, 3] of an array or a file."""
+def _frames(video, count, resolution):
+  """(uint8[count, *resolution, 3], (height, width)) of an array or a file."""
   if isinstance(video, np.ndarray):
-    return video
-  return decode.read_frames(video.path, np.arange(num_frames), video.index())
+    size = video.shape[1:3]
+    if tuple(size) != resolution:
+      video = resize.resize_frames(video, resolution, method='bilinear')
+    return video, size
+  index = video.index()
+  frames = np.empty((count, *resolution, 3), np.uint8)
+  for begin in range(0, count, _BLOCK):
+    block = np.arange(begin, min(begin + _BLOCK, count))
+    read = decode.read_frames(video.file, block, index, name=video.path)
+    frames[block] = resize.resize_frames(read, resolution, method='bilinear')
+  return frames, (index.height, index.width)
 
 
-def _predict(task, params, model_state, batch):
-  run = jax.jit(lambda p, s, b: task.predict(p, s, b, None)[0])
-  return run(params, model_state, batch)
+@functools.partial(jax.jit, static_argnums=0)
+def _match(model, variables, frames, queries, num_frames):
+  """(points [N, T, 2], occluded [N, T]) of a `tapnet.TapNet`."""
+  found = model.apply(
+    variables,
+    video_ops.normalize(frames),
+    queries,
+    query_chunk_size=_CHUNK,
+    num_frames=num_frames,
+  )
+  tracks = found.tracks.final(1)
+  hidden = tracking_ops.predicted_occluded(tracks.occlusion)
+  return tracks.points[0], hidden[0]
 
 
 class Baselines(evaluator.Evaluator):

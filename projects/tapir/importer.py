@@ -102,6 +102,10 @@ def model_options(
       contradicts the file.
   """
   path = os.fspath(path)
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'{path}: no such file, and no name{published.hint(path)}'
+    )
   arrays = formats.read(path)
   rules = _rules(arrays, path)
   options = sizes(renamed_shapes(arrays, path))
@@ -123,7 +127,8 @@ def model_options(
       raise ValueError(
         f'{path}: the arrays do not show {name}: give it (published models: '
         'use_causal_conv=True for those called causal, else False; '
-        'softmax_temperature=10.0 for BootsTAPIR, else 20.0)'
+        'softmax_temperature=10.0 for BootsTAPIR, else 20.0; in predict.py as '
+        'causal=1 or 0 and temperature=10 or 20)'
       )
     if given is not None and known.get(name, given) != given:
       raise ValueError(
@@ -135,6 +140,22 @@ def model_options(
     if name in known:
       options[name] = known[name]
   return options
+
+
+def known_options(weights: str, **given) -> dict[str, Any]:
+  """`model_options` of a published name, without its file, or of a file.
+
+  Raises:
+    ValueError: what `model_options` raises, as text: the flags of configs make
+      errors anew from that.
+  """
+  for entry in published.WEIGHTS:
+    if entry.name == weights:
+      return dict(entry.task_kwargs['model'])
+  try:
+    return model_options(weights, **given)
+  except (OSError, ValueError) as error:
+    raise ValueError(f'weights={weights}: {error}') from error
 
 
 def _plain(value):

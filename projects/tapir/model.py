@@ -20,7 +20,7 @@ clip of the batch).
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,33 +28,12 @@ import jax.numpy as jnp
 
 from projects.tapir import chunks, correlation, cost_volume, mixer
 from projects.tapir import features as features_lib
+from projects.tapir import tracks as tracks_lib
 from vidscenic.layers import resnet
 from vidscenic.ops import grids as grids_lib
 from vidscenic.ops import video as video_ops
 
 _HEAD = 4  # numbers per frame beside features: x, y, occlusion, uncertainty
-
-
-class Tracks(NamedTuple):
-  """Trajectories after the first guess and every iteration, K in all.
-
-  Attributes:
-    points: [K, B, N, T, 2], (x, y) in raster pixels of the video.
-    occlusion: [K, B, N, T] logits, large where hidden.
-    expected_dist: [K, B, N, T] logits, large where the position is off.
-  """
-
-  points: Any
-  occlusion: Any
-  expected_dist: Any
-
-  def final(self, num_pips_iter: int) -> 'Tracks':
-    """The answer, without the axis K: mean over the ends of all levels."""
-    if len(self.points) == 1:
-      return jax.tree.map(lambda x: x[0], self)
-    return jax.tree.map(
-      lambda x: jnp.mean(x[num_pips_iter::num_pips_iter], axis=0), self
-    )
 
 
 class Tapir(nn.Module):
@@ -123,7 +102,7 @@ class Tapir(nn.Module):
     query_chunk_size: int = 0,
     refinement_resolutions: Sequence[Sequence[int]] | None = None,
     grad_chunks: int = 0,
-  ) -> Tracks:
+  ) -> tracks_lib.Tracks:
     """Tracks queries through a video.
 
     Args:
@@ -247,7 +226,7 @@ class Tapir(nn.Module):
     grad_chunks: int = 0,
     state=None,
     num_frames=None,
-  ) -> tuple[Tracks, Any]:
+  ) -> tuple[tracks_lib.Tracks, Any]:
     """Third stage: tracks through the frames of the grids.
 
     Args:
@@ -299,7 +278,7 @@ class Tapir(nn.Module):
     queries,
     *,
     query_chunk_size: int = 0,
-  ) -> Tracks:
+  ) -> tracks_lib.Tracks:
     """`trajectories` without refinement: `Tracks` with K = 1."""
 
     def guess(model, inputs):
@@ -361,7 +340,7 @@ class Tapir(nn.Module):
     tracks = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     return _in_video(tracks, grids), tuple(states)
 
-  def _first_guess(self, grids, features, queries) -> Tracks:
+  def _first_guess(self, grids, features, queries) -> tracks_lib.Tracks:
     """From the cost volume; positions in pixels of the initial resolution."""
     initial, grid = grids.resolution(0), grids.levels[0].lowres
     points, logits = self.cost_volume(features, grid)
@@ -369,8 +348,10 @@ class Tapir(nn.Module):
       points, source=grid.shape[2:4], target=initial, order='xy'
     )
     if queries is not None:
-      points = pin_queries(points, queries, size=grids.size, target=initial)
-    return Tracks(points, logits[..., 0], logits[..., 1])
+      points = tracks_lib.pin_queries(
+        points, queries, size=grids.size, target=initial
+      )
+    return tracks_lib.Tracks(points, logits[..., 0], logits[..., 1])
 
   def _refine(self, first, features, level, initial, state, num_frames):
     """All iterations at one resolution: (Tracks, state)."""
@@ -428,7 +409,7 @@ class Tapir(nn.Module):
     moved = grids_lib.scale_points(
       change[..., :2], source=(height, width), target=initial, order='xy'
     )
-    tracks = Tracks(
+    tracks = tracks_lib.Tracks(
       tracks.points + moved,
       tracks.occlusion + change[..., 2],
       tracks.expected_dist + change[..., 3],
@@ -442,20 +423,6 @@ def _pool(grid):
   lead, size = grid.shape[:2], grid.shape[2:]
   pooled = nn.avg_pool(grid.reshape(-1, *size), (2, 2), (2, 2))
   return pooled.reshape(*lead, *pooled.shape[1:])
-
-
-def pin_queries(points, queries, *, size, target):
-  """Puts every point on its query in the frame of that.
-
-  Args:
-    points: [B, N, T, 2], (x, y) in raster pixels of `target`.
-    queries: [B, N, 3], (t, y, x), pixels of `size`; t is rounded.
-    size, target: (H, W).
-  """
-  here = grids_lib.swap_xy(queries[..., 1:])
-  here = grids_lib.scale_points(here, source=size, target=target, order='xy')
-  own = jnp.arange(points.shape[2]) == jnp.round(queries[..., :1])
-  return jnp.where(own[..., None], here[:, :, None], points)
 
 
 def _in_video(tracks, grids):

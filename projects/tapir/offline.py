@@ -9,6 +9,8 @@ neighbouring windows overlap, each being trusted up to the middle of that.
 import functools
 import math
 import os
+import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +30,7 @@ _CONTEXT = 32
 # Share of the memory that is free which may be used.
 _SHARE = 0.5
 _CHUNK = 64  # points that are refined at a time
+_STEP = 64  # frames from one length of programs to the next
 
 
 class Windows:
@@ -40,7 +43,7 @@ class Windows:
     window: frames at once; 0: as many as memory allows.
 
   Raises:
-    ValueError: a window that is too short, or a wrong resolution.
+    ValueError: no TAPIR, a window that is too short, or a wrong resolution.
   """
 
   def __init__(
@@ -50,6 +53,8 @@ class Windows:
     resolution: Sequence[int] = (256, 256),
     window: int = 0,
   ):
+    if not isinstance(model, model_lib.Tapir):
+      raise ValueError('these weights are TAP-Net, a baseline: take TAPIR')
     if window and window < 2 * _CONTEXT:
       raise ValueError(
         f'window={window}: want at least {2 * _CONTEXT} frames, or 0 for as '
@@ -73,8 +78,14 @@ class Windows:
       bool[N, T]).
 
     Raises:
-      ValueError: the video ends in front of a query.
+      ValueError: the video ends in front of a query, or a model whose features
+        are not those of single frames.
     """
+    if self.model.extra_conv_shift:
+      raise ValueError(
+        'extra_conv_shift=True: this model sees neighbour frames and tracks '
+        'whole clips only; take newer weights, such as bootstapir'
+      )
     scale = np.divide(self.resolution, (video.height, video.width))
     small = np.asarray(queries, np.float32) * np.float32([1, *scale])
     features = self._look_up(video, small)
@@ -166,18 +177,27 @@ class Windows:
   def _length(self, video):
     """(frames of a window, frames that two windows share)."""
     frame = bytes_per_frame(self.model, self.resolution)
-    fitting = int(_free_bytes() * _SHARE / frame)
+    free = _SHARE * _free_bytes()
+    # Whole steps of `length_for`: few programs, however much memory is free.
+    fitting = int(free / frame) // _STEP * _STEP
     longest = self.window or max(2 * _CONTEXT, fitting)
     if video.num_frames <= longest:
       return length_for(video.num_frames), 0
     overlap = _CONTEXT
     count = math.ceil((video.num_frames - overlap) / (longest - overlap))
+    why = f'window={self.window}'
+    if not self.window:
+      why = (
+        f'its {video.num_frames} frames at once would need about '
+        f'{video.num_frames * frame / 1e9:.1f} GB, and {free / 1e9:.1f} GB may '
+        'be used'
+      )
     logging.warning(
-      '%s: %d frames at once would need more memory than there is: tracking in '
-      '%d windows of %d frames that overlap by %d. Points that are hidden at a '
-      'cut may get lost; a smaller resolution needs less memory.',
+      '%s: %s: tracking in %d windows of %d frames that overlap by %d. Points '
+      'that are hidden at a cut may get lost; a smaller resolution needs less '
+      'memory, and online=True next to none.',
       video.path,
-      video.num_frames,
+      why,
       count,
       longest,
       overlap,
@@ -187,7 +207,7 @@ class Windows:
 
 def length_for(num_frames: int) -> int:
   """Frames of the programs that track through so many."""
-  step = 16 if num_frames <= 64 else 64
+  step = 16 if num_frames <= _STEP else _STEP
   return -(-num_frames // step) * step
 
 
@@ -211,10 +231,27 @@ def bytes_per_frame(model: model_lib.Tapir, resolution: Sequence[int]) -> int:
 
 
 def _free_bytes():
+  """Memory that can still be taken: of the device, else of this machine."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' in stats:
     return stats['bytes_limit'] - stats.get('bytes_in_use', 0)
-  return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  free = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  # Linux knows better, and may give a container less than the machine has.
+  found = re.search(r'MemAvailable: +(\d+) kB', _text('/proc/meminfo'))
+  if found:
+    free = 1024 * int(found[1])
+  group = '/sys/fs/cgroup/memory'
+  limit = _text(f'{group}.max').strip()
+  if limit.isdecimal():
+    files = re.search(r'^inactive_file (\d+)', _text(f'{group}.stat'), re.M)
+    used = int(_text(f'{group}.current')) - (int(files[1]) if files else 0)
+    free = min(free, int(limit) - used)
+  return max(free, 0)
+
+
+def _text(path):
+  path = pathlib.Path(path)
+  return path.read_text() if path.exists() else ''
 
 
 def _frames_at(

@@ -52,6 +52,19 @@ def choose(
     PointsError: names file and line, or the argument, and what is wanted.
     OSError: an unreadable file.
   """
+  if not isinstance(points, (str, os.PathLike)):
+    raise PointsError(
+      f"points_from={points!r}: want 'grid', 'random', or a file"
+    )
+  for name, value in (
+    ('num_points', num_points),
+    ('frame', frame),
+    ('seed', seed),
+  ):
+    if not isinstance(value, int):
+      raise PointsError(f'{name}={value!r}: want a whole number')
+  if seed < 0:
+    raise PointsError(f'seed={seed}: want 0 or more')
   points = os.fspath(points)
   extension = os.path.splitext(points)[1].lower()
   if extension in _LISTS:
@@ -73,8 +86,8 @@ def choose(
     places = _inside_mask(points, size, num_points)
   else:
     raise PointsError(
-      f"points={points!r}: want 'grid', 'random', a list ({', '.join(_LISTS)}) "
-      f'or a mask ({", ".join(_MASKS)})'
+      f"points_from={points!r}: want 'grid', 'random', a list "
+      f'({", ".join(_LISTS)}) or a mask ({", ".join(_MASKS)})'
     )
   when = np.full((len(places), 1), frame)
   return np.concatenate([when, places], axis=1).astype(np.float32)
@@ -118,7 +131,11 @@ def _inside_mask(path, size, num_points):
 
 def _read_list(path, extension):
   read = _read_csv if extension == '.csv' else _read_json
-  places, rows = [], read(path)
+  places = []
+  try:
+    rows = read(path)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise PointsError(f'{path}: no text with points: {error}') from error
   for where, row in rows:
     try:
       places.append([float(value) for value in row])
@@ -145,7 +162,7 @@ def _read_csv(path):
 
 
 def _read_json(path):
-  with open(path, encoding='utf-8') as file:
+  with open(path, encoding='utf-8-sig') as file:
     try:
       entries = json.load(file)
     except json.JSONDecodeError as error:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from absl import logging
 
 from projects.tapir import model as model_lib
 from projects.tapir import offline, points, rainbow, tracker
@@ -37,7 +38,8 @@ def track(
     results.npz: `queries` [N, 3], (frame, y, x), `times` [T] in seconds,
       `points` [T, N, 2], (x, y), and `visible` [T, N].
   Positions are raster pixels of the video. Online, a point is NaN and not
-  visible before its own frame, and has no rows there.
+  visible before its own frame, and has no rows there. Nor is it known that a
+  video ends early before it is there: then there is a warning.
 
   Args:
     model: `vidscenic.tools.loaded.Loaded` with a `PointTracking` task.
@@ -59,6 +61,13 @@ def track(
     raise predict.UsageError(
       'these weights are TAP-Net, which only serves as a baseline: take TAPIR'
     )
+  for name, value in (('window', window), ('trail', trail)):
+    if not isinstance(value, int) or value < 0:
+      raise predict.UsageError(
+        f'{name}={value!r}: want a whole number, 0 or more'
+      )
+  if not isinstance(online, bool):
+    raise predict.UsageError(f'online={online!r}: want True or False')
   try:
     queries = points.choose(
       points_from,
@@ -68,7 +77,9 @@ def track(
       size=(video.height, video.width),
       num_frames=video.num_frames,
     )
-    resolution = tuple(resolution) or net.initial_resolution
+    resolution = tracker.check_resolution(
+      net.initial_resolution if resolution == () else resolution
+    )
     kind = _online if online else _offline
     steps = kind(net, model.params, video, queries, resolution, window)
   except ValueError as error:
@@ -140,5 +151,16 @@ def _online(net, params, video, queries, resolution, window) -> Steps:
         found[order[tracks.ids]] = tracks.points
         visible[order[tracks.ids]] = tracks.visible
       yield number, chunk.frames, found[None], visible[None]
+    missed = np.count_nonzero(when >= video.num_frames)
+    if missed:
+      logging.warning(
+        '%s ends at frame %d (%s): %d of %d points are in later frames and not '
+        'tracked; choose earlier frames',
+        video.path,
+        video.num_frames,
+        video.damage,
+        missed,
+        len(queries),
+      )
 
   return steps()

@@ -5,13 +5,15 @@ Frames see their neighbours by a temporal shift of some channels. Positions and
 queries as in `model`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from projects.tapir import chunks, cost_volume, features, model
+from projects.tapir import chunks, cost_volume, features
+from projects.tapir import tracks as tracks_lib
 from vidscenic.layers import resnet
 from vidscenic.ops import grids as grids_lib
 
@@ -20,12 +22,12 @@ class Output(NamedTuple):
   """What TAP-Net gives.
 
   Attributes:
-    tracks: `model.Tracks` with K = 1 and expected_dist None.
+    tracks: `tracks.Tracks` with K = 1 and expected_dist None.
     grid: [B, T, H/8, W/8, C], unit vectors.
     features: [B, N, C], of the queries.
   """
 
-  tracks: model.Tracks
+  tracks: tracks_lib.Tracks
   grid: Any
   features: Any
 
@@ -47,7 +49,13 @@ class TapNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, video, queries, *, query_chunk_size: int = 0, train: bool = False
+    self,
+    video,
+    queries,
+    *,
+    query_chunk_size: int = 0,
+    train: bool = False,
+    num_frames=None,
   ) -> Output:
     """Tracks queries through a video.
 
@@ -56,6 +64,8 @@ class TapNet(nn.Module):
       queries: [B, N, 3], (t, y, x).
       query_chunk_size: queries at a time; 0: all. It changes no result.
       train: normalise with the batch's statistics and update the running ones.
+      num_frames: int32 scalar, frames in front that are real; the others are
+        padding and change nothing there, but for `train`. None: all.
     """
     size = video.shape[2:4]
     groups = resnet.ResNet(
@@ -66,7 +76,7 @@ class TapNet(nn.Module):
       stem_pool=True,
       norm='batch',
       norm_decay=0.9,
-      mix=self._shift,
+      mix=functools.partial(self._shift, num_frames),
       name='backbone',
     )(video, train=train)
     grid = features.unit_vectors(groups[-1])
@@ -91,8 +101,8 @@ class TapNet(nn.Module):
     points = grids_lib.scale_points(
       points, source=grid.shape[2:4], target=size, order='xy'
     )
-    points = model.pin_queries(points, queries, size=size, target=size)
-    tracks = model.Tracks(points[None], logits[None, ..., 0], None)
+    points = tracks_lib.pin_queries(points, queries, size=size, target=size)
+    tracks = tracks_lib.Tracks(points[None], logits[None, ..., 0], None)
     return Output(tracks, grid, found)
 
   @property
@@ -100,13 +110,16 @@ class TapNet(nn.Module):
     return len(self.channels_per_group)
 
   @nn.nowrap
-  def _shift(self, x, group):
+  def _shift(self, num_frames, x, group):
     """Channels of the next frame, own ones, channels of the frame before."""
     count = int(x.shape[-1] * self.channel_shift_fraction[group])
     if not count:
       return x
     nothing = jnp.zeros_like(x[:, :1])
     behind = jnp.concatenate([x[:, 1:], nothing], axis=1)
+    if num_frames is not None:
+      last = jnp.arange(x.shape[1]) >= num_frames - 1
+      behind = jnp.where(last[:, None, None, None], 0, behind)
     before = jnp.concatenate([nothing, x[:, :-1]], axis=1)
     middle = x[..., count : x.shape[-1] - count]
     parts = [behind[..., x.shape[-1] - count :], middle, before[..., :count]]

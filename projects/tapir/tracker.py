@@ -50,7 +50,7 @@ class Tracks(NamedTuple):
 
 
 class State(NamedTuple):
-  """What a tracker remembers; `step` uses up the one that it is given.
+  """What a tracker remembers. No call changes it, so earlier ones can be kept.
 
   Attributes:
     size: (height, width) of the frames.
@@ -90,6 +90,11 @@ class Tracker:
       raise ValueError(
         'use_causal_conv=False: this model looks into the future and cannot '
         'run online; load causal weights, such as causal_tapir_checkpoint.npy'
+      )
+    if model.extra_conv_shift:
+      raise ValueError(
+        'extra_conv_shift=True: this model looks at the next frame and cannot '
+        'run online'
       )
     self.model, self.params = model, params
     self.resolution = check_resolution(resolution)
@@ -151,7 +156,7 @@ class Tracker:
 
     Args:
       frame: uint8[H, W, 3], RGB, of the size of the first.
-      state: of `start`, `add`, `drop` or the last `step`. It is used up.
+      state: of `start`, `add`, `drop` or the last `step`.
 
     Returns:
       (tracks of the points that are not dropped, state for the next frame).
@@ -177,7 +182,7 @@ class Tracker:
 
     Args:
       frame: uint8[H, W, 3], RGB, of the size of the first.
-      state: of `start`, `drop` or the last `step`. It is used up.
+      state: of `start`, `drop` or the last `step`.
       points: [N, 2], (x, y) in raster pixels of the frame; their numbers follow
         those given so far.
 
@@ -307,12 +312,15 @@ def check_resolution(resolution: Sequence[int]) -> tuple[int, int]:
   Raises:
     ValueError: not two multiples of 8.
   """
-  resolution = tuple(int(side) for side in resolution)
-  if len(resolution) != 2 or any(r < 8 or r % 8 for r in resolution):
+  sides = tuple(resolution) if np.ndim(resolution) == 1 else ()
+  if len(sides) != 2 or not all(
+    isinstance(side, (int, np.integer)) and side >= 8 and side % 8 == 0
+    for side in sides
+  ):
     raise ValueError(
       f'resolution={resolution}: want (height, width), multiples of 8'
     )
-  return resolution
+  return tuple(int(side) for side in sides)
 
 
 def _checked_frame(frame):

@@ -16,11 +16,16 @@ def get_config():
 def test_one_row_for_each_length(tmp_path, capsys):
   (tmp_path / 'config.py').write_text(CONFIG)
   flags = f'--config={tmp_path}/config.py --seconds 2 1 --size 32 48 --fps 8'
+  flags += ' --samples 2'
   predict.main([*flags.split(), f'--json={tmp_path}/a.json'])
   tables = json.loads((tmp_path / 'a.json').read_text())['tables']
   rows = tables['predict']['rows']
   assert [(r['video_s'], r['frames']) for r in rows] == [(1, 8), (2, 16)]
   assert all(r['peak_mib'] > 50 and r['frames_per_s'] > 0 for r in rows)
+  memory = tables['memory']['rows']
+  assert {(r['video_s'], r['pass']) for r in memory} >= {(1, 1), (2, 1)}
+  assert memory[-1]['frame'] == 16
+  assert all(r['resident_mib'] > 50 for r in memory)
   assert 'peak of the last row over the first: ' in capsys.readouterr().out
 
 

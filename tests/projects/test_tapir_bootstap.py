@@ -145,6 +145,7 @@ def test_a_teacher_is_needed():
     ({'scale': (0.0, 1.0)}, r'scale=\(0.0, 1.0\): want 0 < low'),
     ({'jpeg_quality': (10, 101)}, 'jpeg_quality'),
     ({'model': {'name': 'tapnet'}}, 'only TAPIR trains itself'),
+    ({'unlabelled_clip': (8, 60, 64)}, r'unlabelled_clip=\(8, 60, 64\): want'),
   ],
 )
 def test_wrong_arguments_are_named(options, message):

@@ -12,6 +12,7 @@ import pytest
 
 from projects.tapir import importer, ship
 from projects.tapir import task as task_lib
+from projects.tapir.configs import predict
 from vidscenic.importers import formats, published
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -176,6 +177,20 @@ def test_another_model_is_named():
   params, _ = shapes_of(name='tapnet')
   with pytest.raises(ValueError, match="model.name='tapir'"):
     importer.load(GOLDEN / 'tapir_ckpt_fixture.pt', params)
+
+
+def test_a_name_that_is_no_file_brings_the_nearest_ones():
+  with pytest.raises(OSError, match='no such file, .* nearest: bootstapir'):
+    importer.model_options('bootstap')
+
+
+def test_the_config_for_predictions_tells_what_is_wrong_with_weights(tmp_path):
+  path = tmp_path / 'other.npz'
+  path.write_bytes(b'no zip file')
+  with pytest.raises(ValueError, match='weights=.*other.npz'):
+    predict.get_config(f'weights={path}')
+  with pytest.raises(ValueError, match='causal=1 or 0'):
+    predict.get_config(f'weights={GOLDEN / "tapir_ckpt_fixture_plain.npy"}')
 
 
 def test_another_file_is_refused(tmp_path):

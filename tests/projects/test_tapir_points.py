@@ -48,6 +48,13 @@ def test_lists_are_read(tmp_path, name):
   )
 
 
+@pytest.mark.parametrize('name', ['points.csv', 'points.json'])
+def test_files_that_are_no_text_are_named(tmp_path, name):
+  (tmp_path / name).write_bytes(b'\x89PNG\r\n\xff')
+  with pytest.raises(points.PointsError, match=f'{name}: no text with points'):
+    choose(tmp_path / name)
+
+
 def test_points_of_a_mask_lie_in_it(tmp_path):
   mask = np.zeros((*SIZE, 3), np.uint8)
   mask[4:12, 10:30] = 255
@@ -80,9 +87,11 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
   ('source', 'options', 'message'),
   [
-    ('gird', {}, "points='gird': want 'grid', 'random', a list"),
+    ('gird', {}, "points_from='gird': want 'grid', 'random', a list"),
     ('grid', {'frame': 5}, 'frame=5: the video has the frames 0 to 4'),
     ('grid', {'num_points': 0}, 'num_points=0: want at least one'),
+    ('grid', {'num_points': 2.5}, 'num_points=2.5: want a whole number'),
+    ('random', {'seed': -1}, 'seed=-1: want 0 or more'),
   ],
 )
 def test_wrong_arguments_are_named(source, options, message):

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -120,9 +121,27 @@ def test_windows_agree_with_the_whole_but_near_cuts(model, tmp_path, caplog):
   want, _ = whole.track(video, queries)
   with caplog.at_level(logging.WARNING):
     got, _ = cut.track(video, queries)
-  assert '3 windows of 64 frames that overlap by 32' in caplog.text
+  assert 'window=64: tracking in 3 windows of 64 frames' in caplog.text
   # Beyond the reach of the small mixer, cuts do not show.
   np.testing.assert_allclose(got, want, atol=1e-2)
+
+
+def test_long_videos_are_cut_to_the_memory_with_a_message(
+  model, video, monkeypatch, caplog
+):
+  windows = offline.Windows(model.task.model, model.params, tapir_models.SIZE)
+  frame = offline.bytes_per_frame(model.task.model, tapir_models.SIZE)
+  long = types.SimpleNamespace(path='long.mp4', num_frames=1000)
+  monkeypatch.setattr(offline, '_free_bytes', lambda: 2 * 300 * frame)
+  assert windows._length(long) == (256, 32)
+  assert 'its 1000 frames at once would need about' in caplog.text
+  assert 'tracking in 5 windows of 256 frames that overlap by 32' in caplog.text
+  long.num_frames = 256
+  assert windows._length(long) == (256, 0)
+
+
+def test_free_memory_is_known_here():
+  assert offline._free_bytes() > 2**20
 
 
 def test_other_numbers_of_points_and_frames_compile_nothing(model):
@@ -141,8 +160,12 @@ def test_other_numbers_of_points_and_frames_compile_nothing(model):
   ('options', 'message'),
   [
     ({'frame': NUM_FRAMES}, f'frame={NUM_FRAMES}: the video has the frames'),
-    ({'points_from': 'all'}, "points='all': want 'grid'"),
+    ({'points_from': 'all'}, "points_from='all': want 'grid'"),
+    ({'points_from': 3}, "points_from=3: want 'grid'"),
     ({'resolution': (50, 64)}, r'resolution=\(50, 64\): want'),
+    ({'resolution': 64}, r'resolution=64: want \(height, width\)'),
+    ({'trail': 'long'}, "trail='long': want a whole number"),
+    ({'online': 'yes'}, "online='yes': want True or False"),
     ({'window': 3}, 'window=3: want at least 64 frames'),
     ({'window': 64, 'online': True}, 'window=64 is for whole videos'),
   ],
@@ -153,6 +176,37 @@ def test_wrong_arguments_end_in_one_line(
   with pytest.raises(predict_tool.UsageError, match=message):
     run(model, video, tmp_path / 'out', **options)
   assert not (tmp_path / 'out').exists()
+
+
+def test_points_behind_the_end_of_a_damaged_video_are_told(
+  model, video, monkeypatch, tmp_path, caplog
+):
+  """Online, nobody knows before it is there."""
+  short = stream.VideoStream(video.path)
+  chunks = short.chunks
+
+  def until_damage(length, **options):
+    for chunk in chunks(length, **options):
+      if chunk.first == 5:
+        short.num_frames, short.damage = 5, 'damaged'
+        return
+      yield chunk
+
+  monkeypatch.setattr(short, 'chunks', until_damage)
+  queries = np.array([[0, 20, 10], [7, 12, 33.5]], np.float32)
+  steps = list(
+    predict._online(
+      model.task.model, model.params, short, queries, tapir_models.SIZE, 0
+    )
+  )
+  assert len(steps) == 5
+  assert 'ends at frame 5 (damaged): 1 of 2 points' in caplog.text
+
+
+def test_models_that_see_neighbour_frames_track_clips_only(video):
+  net = task_lib.make_model({'extra_convs': True, 'extra_conv_shift': True})
+  with pytest.raises(ValueError, match='extra_conv_shift=True'):
+    offline.Windows(net, {}, tapir_models.SIZE).track(video, np.zeros((1, 3)))
 
 
 def test_online_refuses_a_model_that_is_not_causal(video, tmp_path):

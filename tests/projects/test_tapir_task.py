@@ -195,6 +195,16 @@ def test_published_models_do_not_decay_biases_and_norms_of_layers():
   assert len(rules) == 1
 
 
+def test_drawn_clips_can_be_mixed_with_those_of_kubric():
+  mixture = kubric.get_config('synthetic=0.25').data.train.mixture
+  assert {k: part.weight for k, part in mixture.items()} == {
+    'kubric': 0.75,
+    'synthetic': 0.25,
+  }
+  with pytest.raises(ValueError, match='synthetic=2.0: want a share'):
+    kubric.get_config('synthetic=2')
+
+
 def test_accumulation_keeps_the_batch():
   config = kubric.get_config('small,accum=64')
   assert config.batch_size == kubric.get_config().batch_size == 64

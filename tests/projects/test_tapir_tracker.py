@@ -37,7 +37,10 @@ def follow(live, video, state, begin=0):
 
 
 def test_frame_by_frame_is_the_whole_clip(live, video):
-  points, visible, _ = follow(live, video, live.start(video[0], POINTS))
+  state = live.start(video[0], POINTS)
+  points, visible, _ = follow(live, video, state)
+  again, _ = live.step(video[0], state)  # states stay what they were
+  np.testing.assert_array_equal(again.points, points[:, 0])
   queries = np.zeros((1, len(POINTS), 3), np.float32)
   queries[0, :, 1:] = POINTS[:, ::-1]
 

@@ -8,14 +8,18 @@ r"""TAPIR on TAP-Vid-Kubric: MOVi-E clips of 24 frames at 256x256.
 MOVI is movi_e/256x256/1.0.0 of TFDS as ArrayRecord files (docs/datasets.md says
 how); tracks are made while reading. Variants, after a colon:
 
-  released   the released configuration: 100,000 updates of 8 clips per device,
-             decay 0.1; the default, with 64 clips
+  (none)     the released configuration: 100,000 updates of 8 clips per device,
+             decay 0.1; here with 64 clips
   paper      50,000 updates of 256 clips, decay 0.01 (arXiv 2306.08637; numbers
              from memory of the paper)
   small      one GPU or a CPU: `accum` microbatches give exactly the gradients
              of the whole batch, with the memory of a part of it
   causal     the online variant
-  panning    set root to the panning MOVi-E, which has the same layout
+  synthetic  share of clips that are drawn on the fly, such as synthetic=0.2;
+             the field of the folder is then data.train.mixture.kubric....root
+
+The panning MOVi-E, on which the published weights were trained, has the same
+layout: name its folder as MOVI.
 
   --config=projects/tapir/configs/kubric.py:small,accum=64 (one clip at a time)
 
@@ -28,17 +32,18 @@ import ml_collections as mlc
 
 from vidscenic import config as vc
 
+_KEPT = ('video', 'query_points', 'target_points', 'occluded')
+
 
 def get_config(arg=''):
-  """Arguments: paper, small, causal (flags), accum, smoke."""
+  """Arguments: paper, small, causal (flags), accum, synthetic, smoke."""
   arg = vc.parse_arg(
     arg,
-    released=True,
     paper=False,
     small=False,
     causal=False,
-    panning=False,
     accum=8,
+    synthetic=0.0,
     smoke=False,
   )
   config = vc.base_config()
@@ -66,6 +71,13 @@ def get_config(arg=''):
     }
   )
   config.data.train = clips('train')
+  if not 0 <= arg.synthetic < 1:
+    raise ValueError(f'synthetic={arg.synthetic}: want a share from 0 to 1')
+  if arg.synthetic:
+    parts = {'kubric': clips('train'), 'synthetic': _drawn_clips()}
+    parts['kubric'].weight = 1 - arg.synthetic
+    parts['synthetic'].weight = arg.synthetic
+    config.data.train = vc.data_spec(mixture=parts)
   config.optim.lr = 1e-3
   config.optim.b2 = 0.95
   config.optim.weight_decay = 0.01 if arg.paper else 0.1
@@ -98,6 +110,25 @@ def clips(split):
       'size': (256, 256),
       'num_tracks': 256,
       'train': split == 'train',
-      'keep': ('video', 'query_points', 'target_points', 'occluded'),
+      'keep': _KEPT,
+    },
+  )
+
+
+def _drawn_clips():
+  """Synthetic clips of the same form."""
+  return vc.data_spec(
+    source='vidscenic.data.synthetic:SyntheticVideos',
+    source_kwargs={
+      'num_frames': 24,
+      'height': 256,
+      'width': 256,
+      'num_tracks': 256,
+    },
+    transform_kwargs={
+      'num_frames': 24,
+      'size': (256, 256),
+      'crop': 'none',
+      'keep': _KEPT,
     },
   )

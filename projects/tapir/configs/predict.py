@@ -22,7 +22,6 @@ import ml_collections as mlc
 
 from projects.tapir import importer
 from vidscenic import config as vc
-from vidscenic.importers import published
 
 
 def get_config(arg=''):
@@ -31,16 +30,13 @@ def get_config(arg=''):
   config = vc.base_config()
   config.task.factory = 'projects.tapir.task:PointTracking'
   weights = arg.weights or importer.OWN_WEIGHTS
-  if any(weights == entry.name for entry in published.WEIGHTS):
-    model = dict(published.find(weights).task_kwargs['model'])
-  else:
-    model = importer.model_options(
-      weights,
-      use_causal_conv=None if arg.causal < 0 else bool(arg.causal),
-      softmax_temperature=arg.temperature or None,
-    )
+  model = importer.known_options(
+    weights,
+    use_causal_conv=None if arg.causal < 0 else bool(arg.causal),
+    softmax_temperature=arg.temperature or None,
+  )
   # Frames of long videos go through the backbone a few at a time.
-  if model.get('name') != 'tapnet':
+  if model.get('name') != 'tapnet' and not model.get('extra_conv_shift'):
     model['feature_extractor_chunk_size'] = 16
   config.task.kwargs = mlc.ConfigDict({'model': model, 'query_chunk_size': 64})
   config.init_from.path = weights
