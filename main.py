@@ -2,6 +2,8 @@ r"""Trains, evaluates, inspects or uses an experiment.
 
   python main.py --config=configs/smoke.py --workdir=runs/smoke
   python main.py --config=configs/smoke.py --workdir=runs/smoke --mode=evaluate
+  python main.py --config=projects/rvm/configs/eval_davis.py:size=L \
+    --weights=rvm_large --workdir=runs/rvm_l --mode=evaluate
   python main.py --config=configs/smoke.py --mode=dry_run
   python main.py --mode=predict --workdir=runs/smoke --input=clip.mp4 \
     --output=predictions
@@ -33,8 +35,8 @@ _MODE = flags.DEFINE_enum(
   'train',
   ['train', 'evaluate', 'predict', 'dry_run'],
   'train: train, continuing what the workdir holds. evaluate: run the '
-  "config's evaluators on the newest checkpoint. predict: run the newest "
-  'checkpoint, or --weights, on --input. dry_run: print shapes, '
+  "config's evaluators on the newest checkpoint, or --weights. predict: run "
+  'the newest checkpoint, or --weights, on --input. dry_run: print shapes, '
   'parameters, shardings, memory and FLOPs without any data.',
 )
 _ALLOW = flags.DEFINE_bool(
@@ -62,7 +64,8 @@ _OUTPUT = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
   'weights',
   '',
-  'predict: name of published weights, or a file, instead of --workdir.',
+  'Name of published weights, or a file. predict: instead of --workdir. '
+  'evaluate: made a run at --workdir first, if there is none.',
 )
 _OPTION = flags.DEFINE_multi_string(
   'option',
@@ -101,6 +104,11 @@ def main(argv):
     sys.exit('--config is missing, such as --config=configs/smoke.py')
   if _MODE.value in ('train', 'evaluate') and not _WORKDIR.value:
     sys.exit('--workdir is missing, such as --workdir=runs/smoke')
+  if _MODE.value in ('train', 'dry_run') and _WEIGHTS.value:
+    sys.exit(
+      '--weights is for --mode=evaluate and --mode=predict; to train from '
+      'weights set config.init_from'
+    )
   try:
     config = vc.finalize(_CONFIG.value)
   except ValueError as e:
@@ -122,6 +130,8 @@ def main(argv):
   elif _MODE.value == 'evaluate':
     from vidscenic.train import evaluate
 
+    if _WEIGHTS.value:
+      _import_weights(config)
     evaluate.evaluate(
       config, _WORKDIR.value, step=_STEP.value, follow=_FOLLOW.value
     )
@@ -133,6 +143,15 @@ def main(argv):
     )
     if not finished:
       sys.exit(config.preempted_exit_code)
+
+
+def _import_weights(config):
+  from vidscenic.tools import load
+
+  try:
+    load.ensure_run(_WEIGHTS.value, _WORKDIR.value, config)
+  except (OSError, ValueError) as e:
+    sys.exit(str(e))
 
 
 def _predict(config):

@@ -56,6 +56,11 @@ def test_help_names_every_flag_and_a_command_to_copy():
     ((TINY,), '--workdir is missing, such as --workdir=runs/smoke'),
     (('--config=configs/smok.py',), '--config=configs/smok.py: no such file'),
     (
+      (TINY, '--workdir=x', '--weights=tapir'),
+      '--weights is for --mode=evaluate and --mode=predict; to train from '
+      'weights set config.init_from',
+    ),
+    (
       (TINY, '--config.optim.lrr=3'),
       "--config.optim.lrr=3: config field 'optim.lrr' is unknown; "
       "did you mean 'lr'?",
@@ -162,3 +167,21 @@ def test_finished_run_is_evaluated_alone(tmp_path):
   )
   assert after['heldout/loss'] == during['heldout/loss']
   assert after['step'] == 4
+
+
+def test_weights_are_evaluated_by_one_command(tmp_path):
+  file, weights = tmp_path / 'config.py', tmp_path / 'weights.npz'
+  importer = (
+    "    config.init_from.factory = 'tests.tools.test_load:fill_tiny'\n"
+    "    config.init_from.kwargs = {'value': 0.5}\n"
+  )
+  head, tail = WITH_EVALUATOR.split('  return')
+  file.write_text(f'{head}{importer}  return{tail}')
+  weights.write_bytes(b'')
+  workdir = tmp_path / 'run'
+  _, err = run(
+    *(f'--config={file}', f'--workdir={workdir}', f'--weights={weights}'),
+    '--mode=evaluate',
+  )
+  assert 'step 0  heldout:' in err
+  assert (workdir / 'DONE').exists()

@@ -329,6 +329,26 @@ def test_run_is_not_made_over_another(run, tmp_path):
     load_lib.make_run(tmp_path / 'w.npz', run, config=tiny_config.get_config())
 
 
+def test_run_is_made_once_and_only_of_one_file(tmp_path):
+  config = tiny_config.changed(
+    init_from__factory=f'{__name__}:fill_tiny', init_from__kwargs={'value': 0.5}
+  )
+  first, second, workdir = (tmp_path / n for n in ('a.npz', 'b.npz', 'run'))
+  first.write_bytes(b'')
+  second.write_bytes(b'')
+  load_lib.ensure_run(str(first), workdir, config)
+  stored = (workdir / 'config.json').stat().st_mtime_ns
+  load_lib.ensure_run(str(first), workdir, config)
+  assert (workdir / 'config.json').stat().st_mtime_ns == stored
+  with pytest.raises(ValueError, match=r'is a run with .*a\.npz; choose anoth'):
+    load_lib.ensure_run(str(second), workdir, config)
+
+
+def test_run_that_was_trained_is_no_run_of_weights(run, tmp_path):
+  with pytest.raises(ValueError, match='is a run with weights of its own'):
+    load_lib.ensure_run(str(tmp_path / 'w.npz'), run, tiny_config.get_config())
+
+
 def test_weights_that_do_not_fit_leave_no_run(fake, tmp_path):
   file, workdir = tmp_path / ENTRY.file, tmp_path / 'run'
   np.savez(file, **{'params/other': np.zeros(3, np.float32)})

@@ -33,6 +33,7 @@ from vidscenic.train import guard, report
 from vidscenic.train import workdir as workdir_lib
 
 _RUN = vc.base_config().init_from.factory  # reads runs, not files
+_IMPORTED = 'imported'  # file of a run that was made of weights: which ones
 
 
 def load(
@@ -195,15 +196,43 @@ def make_run(
     'meter': report.Meter().state(),
     'guard': guard.Guard(resolved.guard).meta(),
     'bad_steps': 0.0,
-    'imported': resolved.init_from.path,
   }
   with contextlib.closing(
     checkpoints_lib.Checkpoints(path, asynchronous=False)
   ) as checkpoints:
     checkpoints.save(state, meta)
+  (path / _IMPORTED).write_text(str(name_or_file))
   workdir_lib.mark_finished(path, 0)
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   return f'{path}: {count:,} parameters of {resolved.init_from.path}'
+
+
+def ensure_run(
+  name_or_file: str, workdir: str | os.PathLike, config: mlc.ConfigDict
+) -> None:
+  """`make_run`, unless the workdir is the run that it would make.
+
+  Raises:
+    OSError, ValueError: as `make_run`; workdir is a run of other weights; or
+      there are several processes and no such run.
+  """
+  path = checkpoints_lib.full_path(workdir)
+  made = (path / 'config.json').exists()
+  if not made and jax.process_count() > 1:
+    raise ValueError(
+      '--weights: with several processes first make a run of them by `python '
+      '-m vidscenic.tools.weights import`'
+    )
+  if not made:
+    make_run(name_or_file, workdir, config=config)
+    return
+  source = path / _IMPORTED
+  found = source.read_text() if source.exists() else 'weights of its own'
+  if found != str(name_or_file):
+    raise ValueError(
+      f'--weights={name_or_file}: {path} is a run with {found}; choose another '
+      '--workdir, or leave out --weights to evaluate that run'
+    )
 
 
 def read_config(text: str) -> mlc.ConfigDict:
