@@ -1,10 +1,8 @@
 r"""The published depth readout of 4DS on ScanNet (arXiv 2412.15212).
 
-  python -m vidscenic.tools.weights import scaling4d_base_depth \
-    --config=projects/layerlock/configs/eval_scannet_4ds.py --workdir=runs/4ds
   python main.py --config=projects/layerlock/configs/eval_scannet_4ds.py \
     --config.evals.depth.kwargs.data.source_kwargs.root=SCANNET \
-    --workdir=runs/4ds --mode=evaluate
+    --weights=scaling4d_base_depth --workdir=runs/4ds --mode=evaluate
 
 ScanNet needs its terms signed, see `vidscenic.data.datasets.dense.ScanNet`.
 Published for a ViT-B trained for itself: AbsRel 0.162 (frozen); for this file,

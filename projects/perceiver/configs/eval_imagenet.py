@@ -1,9 +1,7 @@
 r"""Top-1 and top-5 of published weights on ImageNet's validation set.
 
-  python -m vidscenic.tools.weights import perceiver_imagenet_fourier \
-    --workdir=runs/perceiver_fourier \
-    --config=projects/perceiver/configs/eval_imagenet.py
   python main.py --workdir=runs/perceiver_fourier --mode=evaluate \
+    --weights=perceiver_imagenet_fourier \
     --config=projects/perceiver/configs/eval_imagenet.py \
     --config.evals.val.kwargs.data.source_kwargs.root=/data/imagenet
 

@@ -1,9 +1,7 @@
 r"""End-point error of published weights on the training part of MPI Sintel.
 
-  python -m vidscenic.tools.weights import perceiver_optical_flow \
-    --workdir=runs/perceiver_sintel \
-    --config=projects/perceiver/configs/eval_sintel.py
   python main.py --workdir=runs/perceiver_sintel --mode=evaluate \
+    --weights=perceiver_optical_flow \
     --config=projects/perceiver/configs/eval_sintel.py \
     --config.evals.clean.kwargs.data.source_kwargs.root=/data/sintel \
     --config.evals.final.kwargs.data.source_kwargs.root=/data/sintel

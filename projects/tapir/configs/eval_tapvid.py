@@ -1,17 +1,12 @@
 r"""TAP-Vid's table for published weights, or for those of a run.
 
-  python main.py --mode=evaluate --workdir=runs/tapir_published \
+  python main.py --mode=evaluate --weights=bootstapir --workdir=runs/boots \
     --config=projects/tapir/configs/eval_tapvid.py:weights=bootstapir \
     --config.evals.davis_first.kwargs.data.source_kwargs.root=DATA/tapvid_davis
 
-The workdir holds the weights: a run that was trained, or what
-
-  python -m vidscenic.tools.weights import bootstapir \
-    --config=projects/tapir/configs/eval_tapvid.py:weights=bootstapir \
-    --workdir=runs/tapir_published
-
-makes; in place of the name, here and there, does a file such as that of
-`projects.tapir.ship`. What stands after the colon chooses benchmarks, such as
+In place of the name, here and there, does a file such as that of
+`projects.tapir.ship`; without --weights the workdir is that of a run of one's
+own. What stands after the colon chooses benchmarks, such as
 davis_first (the default), davis_strided or perception_test (`SETS` names all),
 or `table`, the columns of the table below; with root=DATA all of them look for
 their files in DATA. size=512 is the resolution of inference, 256 if not said:

@@ -1,8 +1,7 @@
 r"""A published fine-tuned VideoMAE as a classifier, to evaluate or to train on.
 
-  python -m vidscenic.tools.weights import model.safetensors \
-    --config=projects/videomae/configs/finetuned.py:size=B --workdir=runs/vmae
-  python main.py --workdir=runs/vmae --mode=evaluate \
+  python main.py --mode=evaluate --weights=model.safetensors \
+    --workdir=runs/vmae \
     --config=projects/videomae/configs/finetuned.py:size=B,heldout=VIDEOS
 
   python main.py --config=projects/videomae/configs/finetuned.py:classes=174 \

@@ -1,9 +1,7 @@
 r"""A published fine-tuned ViViT as a classifier, to evaluate or to train on.
 
-  python -m vidscenic.tools.weights import model.safetensors \
-    --config=projects/vivit/configs/finetuned.py --workdir=runs/vivit
   python main.py --config=projects/vivit/configs/finetuned.py:heldout=VIDEOS \
-    --workdir=runs/vivit --mode=evaluate
+    --weights=model.safetensors --workdir=runs/vivit --mode=evaluate
 
 The file is one of transformers' `VivitForVideoClassification`, for example
 google/vivit-b-16x2-kinetics400. VIDEOS is a folder, list or manifest, see

@@ -1,9 +1,7 @@
 r"""A published V-JEPA 2 with its attentive classifier (arXiv 2506.09985).
 
-  python -m vidscenic.tools.weights import model.safetensors \
-    --config=projects/vjepa/configs/finetuned.py --workdir=runs/vjepa
   python main.py --config=projects/vjepa/configs/finetuned.py:heldout=ROOT \
-    --workdir=runs/vjepa --mode=evaluate
+    --weights=model.safetensors --workdir=runs/vjepa --mode=evaluate
 
 The file is one of transformers' `VJEPA2ForVideoClassification`, by default
 facebook/vjepa2-vitl-fpc16-256-ssv2. ROOT is the folder of
