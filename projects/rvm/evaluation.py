@@ -13,7 +13,8 @@ Controls, printed beside every figure:
 """
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,34 +31,6 @@ from vidscenic.evaluation import evaluator, keypoints, masks, propagation
 from vidscenic.train import sharding
 
 CONTROLS = ('copied', 'random', 'reset')
-
-# uint8[T, H, W, 3] -> T feature maps float32[h, w, D].
-FeatureFn = Callable[[np.ndarray], Iterator[np.ndarray]]
-
-
-def feature_maps(
-  encode: Callable, video: np.ndarray, *, chunk: int, reset: bool = False
-) -> Iterator[np.ndarray]:
-  """Feature maps of all frames, some frames at a time.
-
-  Args:
-    encode: (uint8[1, chunk, H, W, 3], state or None) -> (float32[1, chunk, h,
-      w, D], state).
-    video: uint8[T, H, W, 3].
-    chunk: frames given to `encode` together.
-    reset: forget the state after every chunk.
-
-  Yields:
-    float32[h, w, D] for every frame.
-  """
-  state = None
-  for start in range(0, len(video), chunk):
-    frames = video[start : start + chunk]
-    count = len(frames)
-    if count < chunk:  # the end, filled up so that one program serves all
-      frames = np.concatenate([frames, frames[-1:].repeat(chunk - count, 0)])
-    maps, state = encode(frames[None], None if reset else state)
-    yield from np.asarray(maps[0, :count])
 
 
 class _Propagation(evaluator.Evaluator, abc.ABC):
@@ -143,13 +116,25 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
 
   @abc.abstractmethod
   def predict(
-    self, video: np.ndarray, record: Any, features: FeatureFn | None
+    self,
+    video: np.ndarray,
+    record: Any,
+    features: propagation.FeatureFn | None,
   ) -> Any:
     """What `score` wants to know of one video; without features a copy."""
 
   @abc.abstractmethod
   def score(self, predictions: Iterable[Any]) -> dict[str, float]:
     """Figures of the data set from what `predict` gave for each video."""
+
+  def _segment(self, video, first, features):
+    """Masks of all frames from that of the first."""
+    if features is None:
+      return np.broadcast_to(first, (len(video), *first.shape))
+    carried = propagation.segment(
+      video, first, features, size=self.size, settings=self.settings
+    )
+    return np.stack(list(carried))
 
   def _predictions(self, source, features):
     count = min(self.limit or len(source), len(source))
@@ -163,23 +148,30 @@ class _Propagation(evaluator.Evaluator, abc.ABC):
       )
 
   def _features(self, state, control):
+    """uint8[T, H, W, 3] -> T feature maps, or None to copy labels."""
     if control == 'copied':
       return None
     params = self._fresh() if control == 'random' else state.params
+    return functools.partial(self._maps, params, reset=control == 'reset')
+
+  def _maps(self, params, video, *, reset):
+    """Yields the feature map of every frame, float32[h, w, D]."""
     model, everywhere = self.task.model, sharding.replicated(self.mesh)
-    first = jax.device_put(
+    chunk = self._reset_every if reset else self._chunk
+    first = state = jax.device_put(
       streaming.init_state(model, batch=1, size=self.size), everywhere
     )
-
-    def encode(frames, state):
-      state = first if state is None else state
-      features, state = streaming.encode_video(model, params, frames, state)
+    for start in range(0, len(video), chunk):
+      frames = video[start : start + chunk]
+      count = len(frames)
+      if count < chunk:  # the end, filled up so that one program serves all
+        frames = np.concatenate([frames, frames[-1:].repeat(chunk - count, 0)])
+      features, state = streaming.encode_video(
+        model, params, frames[None], first if reset else state
+      )
       features = jax.device_put(features, everywhere)
-      return streaming.feature_map(model, features, self.size), state
-
-    reset = control == 'reset'
-    chunk = self._reset_every if reset else self._chunk
-    return lambda video: feature_maps(encode, video, chunk=chunk, reset=reset)
+      maps = streaming.feature_map(model, features[0], self.size)
+      yield from np.asarray(maps)[:count]
 
   def _fresh(self):
     def init():
@@ -203,7 +195,7 @@ class Objects(_Propagation):
 
   def predict(self, video, record, features):
     target = _segmentations(self.name, record)
-    return _segment(self, video, target[0], features), target
+    return self._segment(video, target[0], features), target
 
   def score(self, predictions):
     means, _ = masks.davis(predictions)
@@ -225,7 +217,7 @@ class Parts(_Propagation):
 
   def predict(self, video, record, features):
     target = _segmentations(self.name, record)
-    predicted = _segment(self, video, target[0], features)
+    predicted = self._segment(video, target[0], features)
     return masks.confusion(predicted, target, num_classes=self._num_classes)
 
   def score(self, predictions):
@@ -272,16 +264,3 @@ def _missing(name, field, record):
     f'{name}.kwargs.data: records need {field!r}, the source gives '
     f'{sorted(record)}'
   )
-
-
-def _segment(evaluator_, video, first, features):
-  if features is None:
-    return np.broadcast_to(first, (len(video), *first.shape))
-  carried = propagation.segment(
-    video,
-    first,
-    features,
-    size=evaluator_.size,
-    settings=evaluator_.settings,
-  )
-  return np.stack(list(carried))

@@ -4,9 +4,8 @@ The video is streamed, so memory does not grow with its length. It is read
 twice: colours need the principal components of all features.
 """
 
-import collections
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,15 +70,19 @@ def describe(
       `propagation.Settings`; radius in patches.
 
   Raises:
-    UsageError, OSError: a mask or points that cannot be used.
+    UsageError, OSError: a mask, points or settings that cannot be used.
   """
   size = _fitted(video, short_side, model.task.model.patch)
-  carriers = []
   settings = propagation.PUBLISHED._replace(radius=radius, top_k=top_k)
-  if mask:
-    carriers.append(_Masks(mask, video, size, model.task.model, settings))
-  if points:
-    carriers.append(_Points(points, video, size, model.task.model, settings))
+  given = model.task.model, settings
+  carriers = []
+  try:
+    if mask:
+      carriers.append(_Masks(mask, video, size, *given))
+    if points:
+      carriers.append(_Points(points, video, size, *given))
+  except ValueError as error:  # settings out of range
+    raise predict_lib.UsageError(str(error)) from error
 
   pca = features_viz.FeaturePca()
   for _, maps in _stream(model, video, size, chunk):
@@ -127,26 +130,6 @@ def _stream(model, video, size, chunk, *, with_source=False):
     yield part, np.asarray(maps)
 
 
-class _Carrier:
-  """Feeds feature maps to a propagation as they come."""
-
-  def __init__(self, labels, settings):
-    self._maps = collections.deque()
-    self._labels = propagation.propagate(
-      self._arrived(), labels, settings=settings
-    )
-
-  def _arrived(self) -> Iterator[np.ndarray]:
-    while True:
-      yield self._maps.popleft()
-
-  def carry(self, maps):
-    """Yields the soft labels of these frames."""
-    for each in maps:
-      self._maps.append(each)
-      yield next(self._labels)
-
-
 class _Masks:
   """A mask of the first frame, carried on."""
 
@@ -163,15 +146,15 @@ class _Masks:
     labels, self._numbers = soft_labels.from_mask(
       mask, size=size, grid=streaming.grid(net, size)
     )
-    self._carrier = _Carrier(labels, settings)
+    self._carry = propagation.Propagator(labels, settings=settings)
     self._sizes = dict(size=size, original=original)
 
   def take(self, frames, maps, part, out):
     del part
     found = np.stack(
       [
-        soft_labels.to_mask(labels, self._numbers, **self._sizes)
-        for labels in self._carrier.carry(maps)
+        soft_labels.to_mask(self._carry(each), self._numbers, **self._sizes)
+        for each in maps
       ]
     )
     out.arrays('masks', found)
@@ -199,18 +182,16 @@ class _Points:
         f'--option=points={path}: want points within {limit[0]}x'
         f'{limit[1]} pixels, got {points.min(0)} to {points.max(0)}'
       )
-    self._carrier = _Carrier(
-      soft_labels.from_keypoints(
-        points, original=self._original, grid=streaming.grid(net, size)
-      ),
-      settings,
+    labels = soft_labels.from_keypoints(
+      points, original=self._original, grid=streaming.grid(net, size)
     )
+    self._carry = propagation.Propagator(labels, settings=settings)
     self._painter = tracks.TrackPainter()
 
   def take(self, frames, maps, part, out):
     pairs = [
-      soft_labels.to_keypoints(labels, original=self._original)
-      for labels in self._carrier.carry(maps)
+      soft_labels.to_keypoints(self._carry(each), original=self._original)
+      for each in maps
     ]
     points, found = (np.stack(x, axis=1) for x in zip(*pairs, strict=True))
     out.frames('points', self._painter.draw(frames, points, ~found))

@@ -78,7 +78,7 @@ def step(
   Raises:
     ValueError: sizes that do not fit each other or the patch.
   """
-  _check_state(model, state, (frame.shape[0], *frame.shape[1:3]))
+  _check(model, state, frame, '[B, H, W, 3]')
   frame = video_ops.normalize(frame, 'unit')
   return model.apply({'params': params}, state, frame, method='step')
 
@@ -111,10 +111,10 @@ def encode_video(
   """
   if chunk < 0:
     raise ValueError(f'chunk={chunk}: want 0 (all frames at once) or more')
+  _check(model, state, video, '[B, T, H, W, 3]')
   batch, length, *size = video.shape[:4]
   if state is None:
     state = init_state(model, batch=batch, size=size)
-  _check_state(model, state, (batch, *size))
 
   def encode(state, part):
     features, state = model.apply(
@@ -155,13 +155,15 @@ def feature_map(
   return patches.reshape(*patches.shape[:-2], height, width, -1)
 
 
-def _check_state(model, state, shape):
-  batch, *size = shape
+def _check(model, state, frames, axes):
+  if frames.ndim != axes.count(',') + 1 or not all(frames.shape):
+    raise ValueError(f'frames {frames.shape}: want {axes}, none of them 0')
+  batch, *size = frames.shape[0], *frames.shape[-3:-1]
   height, width = grid(model, size)
   want = (batch, height * width + 1, model.width)
-  if state.shape != want:
+  if state is not None and (state.shape != want or state.dtype != jnp.float32):
     raise ValueError(
-      f'state {state.shape} does not fit {batch} frames of {size[0]}x{size[1]} '
-      f'pixels, a grid of {height}x{width} patches: want {want}. A new video '
-      'or size needs a new state, from init_state'
+      f'state {state.dtype}{state.shape} does not fit {batch} frames of '
+      f'{size[0]}x{size[1]} pixels, a grid of {height}x{width} patches: want '
+      f'float32{want}. A new video or size needs a new state, from init_state'
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from projects.rvm import model as model_lib
 from projects.rvm import streaming
@@ -87,6 +88,15 @@ class MaskedVideo(task.Task):
     }
 
   def check_batch(self, batch):
+    sources = batch['frame_ids'][batch['mask'], : self.num_sources]
+    wrong = sources[(sources != np.arange(self.num_sources)).any(axis=1)]
+    if len(wrong):
+      raise ValueError(
+        f'frame_ids of the data start with {wrong[0].tolist()}, want '
+        f'task.kwargs.num_sources={self.num_sources} sources in a row: '
+        'num_sources and num_targets of task.kwargs and transform_kwargs must '
+        'agree'
+      )
     deltas = self._deltas(batch['frame_ids'])
     wrong = deltas[(deltas < 0) | (deltas >= self.model.num_deltas)]
     if wrong.size:
@@ -111,7 +121,7 @@ class MaskedVideo(task.Task):
     sources, targets, mask = self._inputs(batch, ctx)
     features, _ = self.model.apply({'params': params}, sources, method='encode')
     reconstructed = self._decode(params, features, targets, mask, batch)
-    hidden = self._pixels(mask.hidden)
+    hidden = self._hidden_pixels(mask)
     rows = losses.align(batch['mask'], targets)
     weight = rows * (hidden if self._masked_only else 1)
     error = reconstructed - targets
@@ -157,7 +167,7 @@ class MaskedVideo(task.Task):
     if self.model.decoder:
       reconstructed = self._decode(params, features, targets, mask, batch)
       outputs |= {
-        'visible': jnp.where(self._pixels(mask.hidden), _GREY, targets),
+        'visible': jnp.where(self._hidden_pixels(mask), _GREY, targets),
         'reconstructed': reconstructed,
         'copy_last': jnp.broadcast_to(sources[:, -1:], targets.shape),
         'truth': targets,
@@ -174,6 +184,9 @@ class MaskedVideo(task.Task):
       keys, num_tokens=self.num_tokens, num_keep=self.num_keep
     )
     return sources, targets, mask
+
+  def _hidden_pixels(self, mask):
+    return hidden_pixels(mask.hidden, grid=self.grid, patch=self.model.patch)
 
   def _decode(self, params, features, targets, mask, batch):
     deltas = self._deltas(batch['frame_ids'])
@@ -193,12 +206,24 @@ class MaskedVideo(task.Task):
     origin = frame_ids[:, self._origin, None]
     return frame_ids[:, self.num_sources :] - origin
 
-  def _pixels(self, hidden):
-    """bool[B, K, N] of patches -> bool[B, K, H, W, 1] of pixels."""
-    hidden = hidden.reshape(*hidden.shape[:-1], *self.grid)
-    for axis, size in zip((2, 3), self.model.patch, strict=True):
-      hidden = jnp.repeat(hidden, size, axis=axis)
-    return hidden[..., None]
+
+def hidden_pixels(
+  hidden: jax.Array, *, grid: Sequence[int], patch: Sequence[int]
+) -> jax.Array:
+  """The pixels of hidden patches.
+
+  Args:
+    hidden: bool[..., h * w], of each patch.
+    grid: (h, w).
+    patch: (rows, columns).
+
+  Returns:
+    bool[..., H, W, 1].
+  """
+  hidden = hidden.reshape(*hidden.shape[:-1], *grid)
+  for axis, size in zip((-2, -1), patch, strict=True):
+    hidden = jnp.repeat(hidden, size, axis=axis)
+  return hidden[..., None]
 
 
 def _build_model(fields):

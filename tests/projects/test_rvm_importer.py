@@ -16,90 +16,6 @@ SIZES = {
   'L': (1024, 24, 16, 4096, 16, 4096, 717, 374_483_968, 409_069_824),
   'H': (1280, 32, 16, 5120, 16, 5120, 845, 742_178_560, 776_895_488),
 }
-SMALL = dict(
-  width=12,
-  depth=2,
-  heads=3,
-  mlp=20,
-  core_depth=1,
-  core_heads=2,
-  core_mlp=28,
-  decoder_width=8,
-  decoder_depth=1,
-  decoder_heads=2,
-  decoder_mlp=16,
-  patch=(4, 8),
-)
-
-
-def file_shapes(
-  *,
-  width,
-  depth,
-  heads,
-  mlp,
-  core_heads,
-  core_mlp,
-  core_depth=4,
-  decoder_width=512,
-  decoder_depth=8,
-  decoder_heads=16,
-  decoder_mlp=2048,
-  patch=(16, 16),
-):
-  """{key: shape} of a published file."""
-
-  def dense(name, *shape, bias=1):
-    return {f'{name}/kernel': shape, f'{name}/bias': shape[bias:]}
-
-  def norm(name, width):
-    return {f'{name}/scale': (width,), f'{name}/bias': (width,)}
-
-  def attention(name, width, heads):
-    split = heads, width // heads
-    shapes = dense(f'{name}/out', *split, width, bias=2)
-    for part in ('query', 'key', 'value'):
-      shapes |= dense(f'{name}/{part}', width, *split)
-    return shapes
-
-  def block(name, width, heads, mlp, *, cross):
-    shapes = norm(f'{name}/attention_norm', width)
-    shapes |= norm(f'{name}/mlp_norm', width)
-    shapes |= attention(f'{name}/attention', width, heads)
-    shapes |= dense(f'{name}/mlp/dense_in', width, mlp)
-    shapes |= dense(f'{name}/mlp/dense_out', mlp, width)
-    if cross:
-      shapes |= norm(f'{name}/ca_attention_norm', width)
-      shapes |= attention(f'{name}/ca_attention', width, heads)
-    return shapes
-
-  shapes = {'cls_token': (1, width), 'mask_token': (1, decoder_width)}
-  shapes |= dense(
-    'tokenizer/patch_embedding/Conv_0', 1, *patch, 3, width, bias=4
-  )
-  for i in range(depth):
-    shapes |= block(f'encoder/layers_{i}', width, heads, mlp, cross=False)
-  shapes |= norm('encoder/LayerNorm_0', width)
-  for gate in ('input_update', 'input_reset', 'state_update', 'state_reset'):
-    shapes[f'rnn_core/{gate}/kernel'] = width, width
-  shapes['rnn_core/state_layer_norm/scale'] = (width,)
-  for i in range(core_depth):
-    name = f'rnn_core/transformer/xa_blocks_{i}'
-    shapes |= block(name, width, core_heads, core_mlp, cross=True)
-  shapes |= norm('rnn_core/transformer/output_norm', width)
-  shapes |= dense('decoder_embedder', width, decoder_width)
-  shapes |= dense('delta_embedder', 64, decoder_width)
-  for i in range(decoder_depth):
-    shapes |= block(
-      f'decoder/xa_blocks_{i}',
-      decoder_width,
-      decoder_heads,
-      decoder_mlp,
-      cross=True,
-    )
-  shapes |= norm('decoder/output_norm', decoder_width)
-  pixels = 3 * patch[0] * patch[1]
-  return shapes | dense('detokenizer/Dense_0', decoder_width, pixels)
 
 
 def arrays(shapes):
@@ -126,7 +42,7 @@ def count(tree):
 @pytest.mark.parametrize('size', SIZES)
 def test_every_key_of_a_published_file_has_its_place(size):
   names = 'width', 'depth', 'heads', 'mlp', 'core_heads', 'core_mlp'
-  shapes = file_shapes(**dict(zip(names, SIZES[size], strict=False)))
+  shapes = small.file_shapes(**dict(zip(names, SIZES[size], strict=False)))
   num_keys, encoder_and_core, all_ = SIZES[size][6:]
   file = arrays(shapes)
   assert (len(shapes), count(file)) == (num_keys, all_)
@@ -150,7 +66,7 @@ def model():
 @pytest.fixture
 def file(tmp_path):
   """(path, {key: array}) of a small file with a value of its own per key."""
-  shapes = file_shapes(**SMALL)
+  shapes = small.file_shapes(**small.FILE)
   values = {
     key: np.full(shape, i, np.float32)
     for i, (key, shape) in enumerate(shapes.items())

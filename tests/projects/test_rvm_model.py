@@ -10,10 +10,10 @@ import pytest
 
 from projects.rvm import model as model_lib
 from projects.rvm import streaming
-from tests.parity import harness
+from tests.parity import harness, quick
 from tests.parity.adapters import rvm as adapter
 from tests.projects import rvm_small as small
-from vidscenic.train import inspect
+from vidscenic.train import inspect, paths
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'rvm_stream.npz'
 MODEL = small.make_task().model
@@ -130,7 +130,7 @@ def test_target_frames_do_not_see_each_other():
   video = batch['video'] / np.float32(255)
   sources, targets = np.split(video, [small.NUM_SOURCES], axis=1)
   ids = np.tile([1, 5, 7], (3, 2, 1))
-  run = small.compiled(MODEL.apply)
+  run = quick.jit(MODEL.apply)
   params = {'params': small.make_params()}
   want = run(params, sources, targets, ids, batch['frame_ids'][:, 3:])
   targets = targets.copy()
@@ -139,6 +139,42 @@ def test_target_frames_do_not_see_each_other():
   change = np.abs(got['reconstructed'] - want['reconstructed'])
   change = change.max(axis=(0, 2, 3, 4))
   assert change[0] > 1e-2 and change[1] == 0
+
+
+def test_fresh_parameters_have_the_published_spread():
+  """Variance 1 / inputs, in MLPs 2 / (inputs + outputs), of tokens 0.02^2."""
+  task = small.make_task(
+    model=dict(width=48, mlp_features=80, core_mlp_features=64)
+    | dict(decoder_width=32, decoder_mlp_features=96)
+  )
+  params, _ = quick.jit(task.init)(jax.random.key(0), small.make_batch())
+  spread = {}
+  for path, leaf in paths.named_leaves(params).items():
+    module, name = ['', *path.split('/')][-2:]
+    if name in ('bias', 'scale'):
+      np.testing.assert_array_equal(leaf, name == 'scale', err_msg=path)
+      continue
+    kind, inputs = 'dense', np.prod(leaf.shape[:-1])
+    variance = 1 / inputs
+    if name.endswith('token'):
+      kind, variance = 'token', 0.02**2
+    elif module in ('up', 'down'):
+      kind, variance = 'mlp', 2 / sum(leaf.shape)
+    elif module in ('query', 'key', 'value', 'out'):
+      kind = 'attention'
+      variance = 1 / (inputs if module == 'out' else leaf.shape[0])
+    spread.setdefault(kind, []).append(np.ravel(leaf) / np.sqrt(variance))
+  assert set(spread) == {'dense', 'token', 'mlp', 'attention'}
+  for kind, values in spread.items():
+    # Two tokens are 80 numbers.
+    np.testing.assert_allclose(
+      np.std(np.concatenate(values)),
+      1,
+      atol=0.25 if kind == 'token' else 0.04,
+      err_msg=kind,
+    )
+  # Uniform.
+  assert np.abs(np.concatenate(spread['mlp'])).max() <= np.sqrt(3) + 1e-5
 
 
 @pytest.mark.parametrize(
@@ -157,6 +193,17 @@ def test_state_of_another_grid_is_refused():
     ValueError, match=r'\(1, 13, 12\) does not fit.*a grid of '
   ):
     streaming.step(MODEL, small.make_params(), state, frame)
+
+
+def test_frames_without_an_axis_or_of_length_0_are_refused():
+  params = small.make_params()
+  state = streaming.init_state(MODEL, batch=1, size=small.SIZE)
+  with pytest.raises(ValueError, match=r'\(12, 32, 3\): want \[B, H, W, 3\]'):
+    streaming.step(MODEL, params, state, np.zeros((12, 32, 3), np.uint8))
+  with pytest.raises(ValueError, match=r'want \[B, T, H, W, 3\], none of them'):
+    streaming.encode_video(
+      MODEL, params, np.zeros((1, 0, 12, 32, 3), np.uint8), state
+    )
 
 
 def test_unknown_size_is_refused():

@@ -138,3 +138,10 @@ def test_unusable_labels_are_named(model, video, tmp_path, name, text, message):
   with outputs.Outputs(tmp_path / 'out', video) as out:
     with pytest.raises(predict_lib.UsageError, match=message):
       predict.describe(model, video, out, **{name: str(path)})
+
+
+def test_unusable_settings_are_named(model, video, given, tmp_path):
+  points = str(given / 'points.txt')
+  with outputs.Outputs(tmp_path / 'out', video) as out:
+    with pytest.raises(predict_lib.UsageError, match='top_k=22 above context'):
+      predict.describe(model, video, out, points=points, top_k=22)

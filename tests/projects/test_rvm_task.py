@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from projects.rvm import data as data_lib
+from projects.rvm import streaming
+from tests.parity import quick
 from tests.projects import rvm_small as small
 from vidscenic.data import containers
 from vidscenic.ops import masking
@@ -17,17 +19,29 @@ SOURCES = small.NUM_SOURCES
 
 @functools.cache
 def program(**options):
-  """fn(params, batch) -> (loss, figures, clips), compiled."""
-  task = small.make_task(**options)
+  """fn(params, batch, carry) -> (loss, figures, clips), compiled once.
 
-  def run(params, batch):
+  Figures hold also masked_loss, that of masked patches alone, and clips the
+  carry.
+  """
+  task = small.make_task(**options)
+  masked = small.make_task(loss='masked', **options)
+
+  @quick.jit
+  def run(params, batch, carry):
     context = small.context(len(batch['mask']))
     out = task.loss(params, {}, batch, context)
-    clips, _ = task.predict(params, {}, batch, context)
     total, weight, scale = out.terms['mse']
-    return scale * total / weight, out.metrics, clips
+    masked_loss = masked.loss(params, {}, batch, context).terms['mse'][:2]
+    clips, carry = task.predict(params, {}, batch, context, carry)
+    return (
+      scale * total / weight,
+      out.metrics | {'masked_loss': masked_loss},
+      clips | {'carry': carry},
+    )
 
-  return small.compiled(run)
+  first = streaming.init_state(task.model, batch=3, size=small.SIZE)
+  return lambda params, batch, carry=first: run(params, batch, carry)
 
 
 @functools.cache
@@ -52,14 +66,12 @@ def test_loss_is_the_error_of_all_pixels():
 
 
 def test_loss_of_masked_patches_alone():
-  loss, figures, clips = program(loss='masked')(
-    small.make_params(), small.make_batch()
-  )
+  _, figures, clips = plain()
   error = (clips['reconstructed'] - clips['truth']) ** 2
   hidden = np.broadcast_to(hidden_pixels(clips), error.shape)
-  np.testing.assert_allclose(loss, error[hidden].mean(), rtol=1e-5)
-  for each in (figures, plain()[1]):
-    np.testing.assert_allclose(mean(each, 'mse_hidden'), loss, rtol=1e-5)
+  for name in ('masked_loss', 'mse_hidden'):
+    want = error[hidden].mean()
+    np.testing.assert_allclose(mean(figures, name), want, rtol=1e-5)
 
 
 def test_controls_put_source_frames_in_place_of_targets():
@@ -142,16 +154,18 @@ def test_deltas_count_from_the_chosen_frame():
 
 
 def test_a_state_can_be_carried_on():
-  task, batch = small.make_task(), small.make_batch()
-  predict = small.compiled(
-    lambda carry, batch: task.predict(
-      small.make_params(), {}, batch, small.context(), carry
-    )
+  first = plain()[2]
+  _, _, again = program()(
+    small.make_params(), small.make_batch(), first['carry']
   )
-  first, carry = predict(jnp.zeros((3, 13, 12)), batch)
-  np.testing.assert_allclose(first['features'], plain()[2]['features'])
-  again, _ = predict(carry, batch)
-  assert np.abs(again['features'] - first['features']).max() > 1e-2
+  video = small.make_batch()['video'][:, :SOURCES]
+  model = small.make_task().model
+  twice, _ = streaming.encode_video(
+    model, small.make_params(), np.concatenate([video, video], axis=1)
+  )
+  for clips, part in ((first, twice[:, :SOURCES]), (again, twice[:, SOURCES:])):
+    want = streaming.feature_map(model, part, small.SIZE)
+    np.testing.assert_allclose(clips['features'], want, atol=2e-5)
 
 
 def test_features_need_no_decoder():
@@ -191,6 +205,14 @@ def test_a_delta_without_a_code_is_refused(last):
   small.make_task().check_batch(batch)
   batch['frame_ids'][1, -1] = last
   with pytest.raises(ValueError, match=rf'delta {last}, .*\[0, 64\).*gaps'):
+    small.make_task().check_batch(batch)
+
+
+def test_sources_that_are_not_in_a_row_are_refused():
+  batch = small.make_batch()
+  batch['frame_ids'][2, 2] = 5
+  small.make_task().check_batch(batch | {'mask': np.arange(3) < 2})  # padding
+  with pytest.raises(ValueError, match=r'\[0, 1, 5\], want .*num_sources=3'):
     small.make_task().check_batch(batch)
 
 

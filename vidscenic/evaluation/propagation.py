@@ -137,8 +137,6 @@ def propagate(
 ) -> Iterator[np.ndarray]:
   """Carries soft labels from one feature map to the next.
 
-  Memory holds `settings.context` + 1 feature maps, however long the video.
-
   Args:
     features: [h, w, D] of every frame; normalised here.
     labels: float[h, w, n] of the first frame.
@@ -151,26 +149,49 @@ def propagate(
   Raises:
     ValueError: settings out of range, or feature maps that do not fit.
   """
-  _check(settings)
-  labels = jnp.asarray(labels, jnp.float32)
-  queue = None
-  for features_t in features:
-    features_t = jnp.asarray(features_t, jnp.float32)
-    if features_t.ndim != 3 or features_t.shape[:2] != labels.shape[:2]:
+  carry = Propagator(labels, settings=settings)
+  for each in features:
+    yield carry(each)
+
+
+class Propagator:
+  """`propagate` for feature maps that arrive one by one.
+
+  Memory holds `settings.context` + 1 feature maps, however long the video.
+
+  Args:
+    labels: float[h, w, n] of the first frame.
+    settings: constants.
+
+  Raises:
+    ValueError: settings out of range.
+  """
+
+  def __init__(self, labels: np.ndarray, *, settings: Settings = PUBLISHED):
+    _check(settings)
+    self._labels = jnp.asarray(labels, jnp.float32)
+    self._settings = settings
+    self._queue = None
+
+  def __call__(self, features: np.ndarray) -> np.ndarray:
+    """Feature map of the next frame [h, w, D] -> its labels float32[h, w, n].
+
+    Raises:
+      ValueError: it does not fit the labels.
+    """
+    features = jnp.asarray(features, jnp.float32)
+    if features.ndim != 3 or features.shape[:2] != self._labels.shape[:2]:
       raise ValueError(
-        f'features {features_t.shape} do not fit labels {labels.shape}: want '
-        '[h, w, D] and [h, w, n]'
+        f'features {features.shape} do not fit labels {self._labels.shape}: '
+        'want [h, w, D] and [h, w, n]'
       )
-    if queue is None:
-      queue = _first_queue(features_t, labels, context=settings.context)
-    queue, prediction = _step(
-      queue,
-      features_t,
-      settings.radius,
-      settings.temperature,
-      top_k=settings.top_k,
+    context, radius, top_k, temperature = self._settings
+    if self._queue is None:
+      self._queue = _first_queue(features, self._labels, context=context)
+    self._queue, prediction = _step(
+      self._queue, features, radius, temperature, top_k=top_k
     )
-    yield np.asarray(prediction)
+    return np.asarray(prediction)
 
 
 def _check(settings):

@@ -1,12 +1,12 @@
 r"""J&F on DAVIS-2017 val by label propagation, 30 videos.
 
-  python -m vidscenic.tools.weights import rvm_large --workdir=runs/rvm_l \
-    --config=projects/rvm/configs/eval_davis.py:size=L && \
-  python main.py --config=projects/rvm/configs/eval_davis.py:size=L \
-    --workdir=runs/rvm_l --mode=evaluate \
+  python main.py --mode=evaluate --weights=rvm_large --workdir=runs/rvm_l \
+    --config=projects/rvm/configs/eval_davis.py:size=L \
     --config.evals.davis.kwargs.data.source_kwargs.root=/data/DAVIS
 
-The workdir may as well be that of a run of kinetics_large.py.
+In place of the name does a file of the same layout; without --weights the
+workdir is that of a run of kinetics_large.py. For a first look:
+--config.evals.davis.kwargs.limit=2.
 Published, in percent: RVM-L 66.0, RVM-H 65.6; printed beside the result.
 Not run: neither weights nor data were at hand.
 """
@@ -24,6 +24,7 @@ def get_config(arg=''):
   config.task.kwargs = mlc.ConfigDict(
     {'model': {'size': arg.size, 'scan': True, 'dtype': 'float32'}}
   )
+  config.init_from.factory = 'projects.rvm.importer:load'
   config.evals.davis = vc.eval_spec(
     factory='projects.rvm.evaluation:Objects',
     kwargs={
@@ -36,7 +37,10 @@ def get_config(arg=''):
       'radius': 20.0,
       'top_k': 7,
       'temperature': 0.7,
+      'chunk': 4,  # frames that the encoder takes at once
+      'reset_every': 4,  # of the control 'reset'
       'controls': ('copied', 'random', 'reset'),
+      'limit': 0,  # the first so many videos; 0: all
       'published': (
         ('RVM-L', 66.0),
         ('RVM-H', 65.6),

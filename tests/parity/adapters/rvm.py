@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from projects.rvm import importer, streaming
+from projects.rvm import importer, streaming, task
 from projects.rvm import model as model_lib
 from tests.parity import quick
 from vidscenic.layers import position
@@ -155,7 +155,8 @@ def run_reconstruct(golden):
     name = 'independent/reconstructed_from_given_state'
     outputs[name] = result['reconstructed']
 
-  hidden = _pixels(mask.hidden.reshape(*lead, *grid), model.patch)
+  hidden = task.hidden_pixels(mask.hidden, grid=grid, patch=model.patch)
+  hidden = hidden.astype(np.float32)
   gradients = {}
   for name, weight in (
     ('', everywhere),
@@ -173,13 +174,6 @@ def run_reconstruct(golden):
     for key in golden.below(prefix):
       outputs[f'{prefix}{key}'] = leaves[_our_path(key)]
   return outputs
-
-
-def _pixels(hidden, patch):
-  """bool[B, K, h, w] of patches -> float32[B, K, H, W, 1] of pixels."""
-  for axis, size in zip((2, 3), patch, strict=True):
-    hidden = jnp.repeat(hidden, size, axis=axis)
-  return hidden[..., None].astype(jnp.float32)
 
 
 def _our_path(key):
