@@ -7,6 +7,7 @@ Prints a table per file and ends with status 1 if anything is off.
 
 import argparse
 import sys
+import traceback
 
 import tqdm
 
@@ -32,6 +33,10 @@ def main() -> int:
       rows = harness.check(golden)
     except (OSError, ValueError) as error:
       print(f'{file}: {error}\n')
+      missed.append(file)
+      continue
+    except Exception:  # of a model or an adapter: the other files still count
+      print(f'{file}: {traceback.format_exc()}')
       missed.append(file)
       continue
     good = sum(row.passed for row in rows)

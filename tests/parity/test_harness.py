@@ -159,13 +159,19 @@ def test_schedule_must_be_met_at_every_step():
     assert f'flops/rows/{i}/width' not in wanted
 
 
-def test_unknown_kind_and_unknown_names_are_errors(write, monkeypatch):
+def test_unknown_kind_and_unknown_names_alone_are_errors(write, monkeypatch):
   path = write({'outputs/a': np.ones(1)}, kind='tset')
   with pytest.raises(ValueError, match="'tset' is unknown.*'test'"):
     verdicts(monkeypatch, path, {})
   path = write({'outputs/a': np.ones(1)})
-  with pytest.raises(ValueError, match='not stored.*outputs/b'):
+  with pytest.raises(ValueError, match='nothing that is stored.*outputs/b'):
     verdicts(monkeypatch, path, {'outputs/b': np.ones(1)})
+
+
+def test_what_is_not_stored_is_left_out(write, monkeypatch):
+  path = write({'outputs/a': np.ones(1)})
+  given = {'outputs/a': np.ones(1), 'outputs/b': np.ones(1)}
+  assert verdicts(monkeypatch, path, given) == {'outputs/a': 'ok'}
 
 
 def test_command_line_fails_on_what_it_cannot_compare(write):

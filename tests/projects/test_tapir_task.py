@@ -174,6 +174,28 @@ def test_impossible_queries_are_refused(t, message):
     make_task().check_batch(batch)
 
 
+def test_a_position_is_off_from_the_chosen_distance_on():
+  """In pixels of 256 x 256: 2.5 of a clip of 64 x 64 are 10."""
+  points = np.float32([[[[10, 12.5], [10, 10]]]])
+  given = dict(
+    points=points,
+    occlusion=jnp.zeros((1, 1, 2)),
+    expected_dist=jnp.full((1, 1, 2), 3.0),
+    target_points=np.full_like(points, 10),
+    target_occluded=np.zeros((1, 1, 2), bool),
+    size=(64, 64),
+  )
+  off, right = np.log1p(np.exp(-3.0)), np.log1p(np.exp(3.0))
+  for thresh, want in ((9.9, off + right), (10.1, 2 * right)):
+    found = losses.point_losses(**given, expected_dist_thresh=thresh)
+    np.testing.assert_allclose(found['uncertainty'][0], want, rtol=1e-5)
+  # Published: 6 pixels.
+  found = losses.point_losses(**given)['uncertainty'][0]
+  np.testing.assert_allclose(found, off + right, rtol=1e-5)
+  with pytest.raises(ValueError, match='expected_dist_thresh=0 must be posit'):
+    make_task(expected_dist_thresh=0)
+
+
 def test_synthetic_clips_fit_the_task():
   config = synthetic_tiny.get_config('steps=12')
   task = vc.build(config.task.factory, **config.task.kwargs)
