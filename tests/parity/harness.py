@@ -13,7 +13,7 @@ Every stored name whose first component starts with `outputs` or `grads` must be
 returned, unless it matches `skip`; what is returned but not stored is left out,
 so adapters return all they have. Of a JSON file alone the names are paths
 inside it; those must be returned in which the expression is found that the
-adapter's module gives the kind in its dict `REQUIRED`.
+adapter's module gives the kind in its dict `REQUIRED`, and no others.
 """
 
 import dataclasses
@@ -163,7 +163,8 @@ def check(golden: Golden) -> list[Row]:
   """Runs the adapter and compares.
 
   Raises:
-    ValueError: no adapter for the kind, or it returns nothing that is stored.
+    ValueError: no adapter for the kind, or it returns nothing that is stored,
+      or, of a JSON alone, something that is not, such as a list too long.
   """
   runs = known()
   if golden.kind not in runs:
@@ -172,10 +173,11 @@ def check(golden: Golden) -> list[Row]:
   # Products of float32 matrices in float32, on accelerators too.
   with jax.default_matmul_precision('highest'):
     outputs = dict(runs[golden.kind](golden))
-  if not outputs.keys() & golden.arrays.keys():
+  odd = sorted(outputs.keys() - golden.arrays.keys())
+  if len(odd) == len(outputs) or (odd and golden.path.suffix == '.json'):
     raise ValueError(
-      f'{golden.path}: the adapter of {golden.kind!r} returns nothing that is '
-      f'stored, but {sorted(outputs)[:5]}'
+      f'{golden.path}: the adapter of {golden.kind!r} returns names that are '
+      f'not stored: {odd[:5]}'
     )
   wanted = {*outputs, *golden.wanted}
   names = [name for name in golden.arrays if name in wanted]

@@ -145,6 +145,15 @@ def test_of_a_json_alone_all_that_is_required_must_be_returned(
       verdicts(monkeypatch, path, {'table/0/lr': 1})
 
 
+def test_of_a_json_alone_nothing_else_may_be_returned(tmp_path, monkeypatch):
+  path = tmp_path / 'schedule.json'
+  stored = {'kind': 'test', 'tol': [['', {}]], 'target': ['h2']}
+  path.write_text(json.dumps(stored))
+  monkeypatch.setattr(harness, 'required', lambda: {'test': '^target/'})
+  with pytest.raises(ValueError, match='not stored.*target/1'):
+    verdicts(monkeypatch, path, {'target/0': 'h2', 'target/1': 'h4'})
+
+
 def test_schedule_must_be_met_at_every_step():
   golden = harness.load(GOLDEN / 'layerlock_schedule.json')
   wanted = set(golden.wanted)
@@ -164,7 +173,7 @@ def test_unknown_kind_and_unknown_names_alone_are_errors(write, monkeypatch):
   with pytest.raises(ValueError, match="'tset' is unknown.*'test'"):
     verdicts(monkeypatch, path, {})
   path = write({'outputs/a': np.ones(1)})
-  with pytest.raises(ValueError, match='nothing that is stored.*outputs/b'):
+  with pytest.raises(ValueError, match='not stored.*outputs/b'):
     verdicts(monkeypatch, path, {'outputs/b': np.ones(1)})
 
 

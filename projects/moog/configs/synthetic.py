@@ -50,6 +50,7 @@ def get_config(arg=''):
         'decoder_bases': 6,
         'initial_state': arg.initial,
         'remat': False,
+        'scan': False,
       },
       'heads': {},
       'factor': 4,

@@ -8,9 +8,9 @@ drawn on the fly. All numbers here are ours; the recipe is that of TAPIR
 (arXiv 2306.08637) made small. Figures are AJ, position and occlusion accuracy
 on held-out clips with positions scaled to 256x256 and queries in the first
 frame; `baselines` are trackers without learning on the same clips, points at
-rest (AJ 5.2) and the best match of 7x7 pixels (23.5). The 400 updates of the
-default take 4.5 minutes on 2 idle cores and end at AJ 11.6; the weights that
-come with the project are those of synthetic_tiny.py:steps=3000 (28.3).
+rest (AJ 5.2) and the best match of 7x7 pixels (23.5). The 300 updates of the
+default take about 3 minutes on 2 idle cores and end at AJ 15.4; how the weights
+that come with the project were made is in its README.
 """
 
 import ml_collections as mlc

@@ -20,7 +20,6 @@ FAST = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
 }
-_READOUTS = {'cls': 'learned', 'plain': 'plain', 'queries': 'given'}
 
 
 def run_depth(golden):
@@ -82,9 +81,8 @@ def run_depth(golden):
 
   run = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST)
   (outputs['loss'], outputs['depth']), grads = run(params)
-  for name, kind in _READOUTS.items():
-    if f'outputs/readout_{name}' in golden.arrays:
-      outputs[f'readout_{name}'] = _read(golden, name, kind)
+  for name in golden.meta.get('extra_readouts', ()):
+    outputs[f'readout_{name}'] = _read(golden, name)
   outputs = {f'outputs/{name}': value for name, value in outputs.items()}
   wanted = {f'params/{name}': name for name in golden.below('grads/params/')}
   found = gradients.to_source(
@@ -97,24 +95,28 @@ def _fields(arrays):
   return importer.model_fields(arrays) | {'posenc': 'learned'}
 
 
-def _read(golden, name, kind):
+def _read(golden, name):
   """Another mode of the readout on the stored features."""
   config = golden.meta['extra_readouts'][name]
   features = golden.arrays['outputs/readout_input']
-  queries = golden.arrays['inputs/queries'] if kind == 'given' else None
+  arrays = golden.below(f'params_{name}/')
+  plain = not config.get('match_vjepa_implementation', True)
+  kind, queries = 'plain' if plain else 'learned', None
+  if 'query' not in arrays:
+    kind, queries = 'given', golden.arrays['inputs/queries']
   module = heads.AttentiveReadout(
     num_outputs=config['num_classes'],
     width=config['num_params'],
     num_heads=config['num_heads'],
     num_queries=config.get('num_queries', 1),
-    plain=not config.get('match_vjepa_implementation', True),
+    plain=plain,
     temporal_table=config.get('add_temporal_posenc', True),
   )
   target = jax.eval_shape(module.init, jax.random.key(0), features, queries)[
     'params'
   ]
   params, _ = tree.convert(
-    golden.below(f'params_{name}/'),
+    arrays,
     target,
     importer.readout_rules('', '', kind=kind),
   )
@@ -175,7 +177,8 @@ def run_schedule(golden):
     steps = np.array([row['step'] for row in case['table']])
     factors = np.asarray(schedule.lr_scale(steps), np.float64)
     rates = np.asarray(base(steps), np.float64) * config['base_lr']
-    starts = (0, *(s for s in schedule.switches() if s < config['total_steps']))
+    switches = (s for s in schedule.switches() if s < config['total_steps'])
+    starts = sorted({0, *switches})
     for i, step in enumerate(starts):
       event = {'first_step': step} | _state(schedule, step)
       outputs |= _leaves(event, f'{place}/events/{i}')

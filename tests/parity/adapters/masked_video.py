@@ -36,9 +36,8 @@ def _video(array, tubelet):
   return np.moveaxis(array[:, :count], 2, -1)
 
 
-def _run(golden, outputs, gradient):
-  outputs = {f'outputs/{name}': value for name, value in outputs.items()}
-  return {k: v for k, v in outputs.items() if k in golden.arrays} | gradient
+def _named(outputs):
+  return {f'outputs/{name}': value for name, value in outputs.items()}
 
 
 def _blocks(prefix, hidden, suffix=''):
@@ -66,7 +65,7 @@ def _videomae_encoder(config):
     'mlp_features': config['intermediate_size'],
     'patch': (config['tubelet_size'], *[config['patch_size']] * 2),
     'positions': 'sincos_flat',
-    'final_norm': not config['use_mean_pooling'],
+    'final_norm': not config.get('use_mean_pooling', True),
   }
   return fields, options
 
@@ -86,7 +85,7 @@ def run_videomae_pretrain(golden):
     **options,
   )
   video = _video(golden.arrays['inputs/pixel_values'], patch[0])
-  hidden = golden.arrays['inputs/bool_masked_pos']
+  hidden = golden.arrays['inputs/bool_masked_pos'].astype(bool)
   mask = masking.mask_from_hidden(hidden, int((~hidden[0]).sum()))
   target = jax.eval_shape(
     model.init, jax.random.key(0), video, mask.keep_ids, mask.drop_ids
@@ -137,22 +136,19 @@ def run_videomae_pretrain(golden):
     return _mean_pair(losses.squared(predicted - truth[norm]))
 
   norms = 'patch_channel', 'none'
-  used = norms[not config['norm_pix_loss']]
+  used = norms[not config.get('norm_pix_loss', True)]
   outputs['loss'], grads = quick.jit(
     jax.value_and_grad(lambda p: loss(p, used))
   )(params)
-  if 'outputs/loss_norm_pix_false' in golden.arrays:
-    outputs['loss_norm_pix_false'] = quick.jit(lambda p: loss(p, 'none'))(
-      params
-    )
-  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
+  outputs['loss_norm_pix_false'] = quick.jit(lambda p: loss(p, 'none'))(params)
+  return _named(outputs) | gradients.stored(golden, convert, arrays, grads)
 
 
 def run_videomae_cls(golden):
   """A fine-tuned classifier."""
   config = golden.meta['config']
   fields, options = _videomae_encoder(config)
-  pooled = config['use_mean_pooling']
+  pooled = config.get('use_mean_pooling', True)
   return _classify(
     golden,
     backbone=vit.VisionTransformer(
@@ -197,7 +193,7 @@ def _classify(golden, *, backbone, head, video, importer):
       'pooler_output': pooled,
       **_blocks('pooler_self_block', seen['blocks']),
     }
-  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
+  return _named(outputs) | gradients.stored(golden, convert, arrays, grads)
 
 
 def _inside_vit(module, params, video):
@@ -229,8 +225,8 @@ def _vivit_fields(golden, video):
     grid=tuple(n // p for n, p in zip(video.shape[1:4], patch, strict=True)),
     block={
       'use_bias': config.get('qkv_bias', True),
-      'norm_eps': config['layer_norm_eps'],
-      'activation': _ACTIVATIONS[config['hidden_act']],
+      'norm_eps': config.get('layer_norm_eps', 1e-6),
+      'activation': _ACTIVATIONS[config.get('hidden_act', 'gelu_fast')],
     },
   )
 
@@ -255,7 +251,7 @@ def run_vivit_model(golden):
   backbone = vit.VisionTransformer(**model.backbone_fields)
   outputs = _inside_vit(backbone, params['backbone'], video)
   outputs |= {'loss': value, 'pooler_output': pooled}
-  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
+  return _named(outputs) | gradients.stored(golden, convert, arrays, grads)
 
 
 def run_vivit_cls(golden):
@@ -290,7 +286,7 @@ def _vjepa_fields(config):
     'predictor_mlp_features': int(small * config['pred_mlp_ratio']),
     'num_mask_tokens': config['pred_num_mask_tokens'],
     'patch': (config['tubelet_size'], *[config['patch_size']] * 2),
-    'norm_eps': config['layer_norm_eps'],
+    'norm_eps': config.get('layer_norm_eps', 1e-6),
     'mask_index': 1 % config['pred_num_mask_tokens'],
   }
 
@@ -364,7 +360,7 @@ def run_vjepa_model(golden):
     return _mean_pair(losses.l1(error))
 
   outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(params)
-  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
+  return _named(outputs) | gradients.stored(golden, convert, arrays, grads)
 
 
 def _fill(video, tubelet):
@@ -449,7 +445,7 @@ def run_vjepa_train(golden):
   outputs['ema_target_norm_weight'] = momentum * scale(teacher) + (
     1 - momentum
   ) * scale(params)
-  return _run(golden, outputs, gradients.stored(golden, convert, arrays, grads))
+  return _named(outputs) | gradients.stored(golden, convert, arrays, grads)
 
 
 ADAPTERS = {

@@ -53,8 +53,7 @@ def run_positions(golden):
     code, feats = fourier.octaves(given['points'], bases), given['point_feats']
     outputs[f'{name}_concat'] = np.concatenate([feats, code], axis=-1)
     outputs[f'{name}_project_add'] = feats + project(name, code)
-  outputs = {f'outputs/{name}': value for name, value in outputs.items()}
-  return {name: v for name, v in outputs.items() if name in golden.arrays}
+  return named(outputs)
 
 
 def run_checkpoint(golden):
@@ -92,10 +91,11 @@ def run_checkpoint(golden):
   (_, outputs), grads = quick.jit(jax.value_and_grad(losses, has_aux=True))(
     params
   )
-  other, _ = quick.jit(
-    lambda p: apply(model, p, video, initial=given['state0_alt'])
-  )(params)
-  outputs['features_alt_tokens'] = other.features
+  if 'state0_alt' in given:
+    other, _ = quick.jit(
+      lambda p: apply(model, p, video, initial=given['state0_alt'])
+    )(params)
+    outputs['features_alt_tokens'] = other.features
   return named(outputs) | gradients_of(golden, source, shapes, grads)
 
 
@@ -292,8 +292,11 @@ def _head_outputs(tracks, config):
   outputs = {'values': tracks.values}
   if tracks.visible is not None:
     outputs['logits_visible'] = tracks.visible[..., None]
-    seen = tracks.seen(config['certainty_threshold'])[..., None]
-    outputs['visible'] = seen.astype(jnp.float32)
+    # Without a certainty the released code gives the probability itself.
+    seen = jax.nn.sigmoid(tracks.visible)
+    if tracks.certain is not None:
+      seen = tracks.seen(config.get('certainty_threshold', 0.5))
+    outputs['visible'] = seen[..., None].astype(jnp.float32)
   if tracks.certain is not None:
     outputs['logits_certainty'] = tracks.certain[..., None]
   return outputs

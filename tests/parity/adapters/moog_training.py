@@ -147,11 +147,11 @@ def run_train(golden):
   step = jax.value_and_grad(lambda p: run(p, True), has_aux=True)
   (_, outputs), grads = quick.jit(step)(params)
   _, held = quick.jit(lambda p: run(p, False))(params)
-  found = moog.named(outputs | held)
   # Without the loss gradient the states are the same in both modes, and only
   # stored once.
-  found = {k: v for k, v in found.items() if k in golden.arrays}
-  return found | moog.gradients_of(golden, source, shapes, grads)
+  return moog.named(outputs | held) | moog.gradients_of(
+    golden, source, shapes, grads
+  )
 
 
 def _model(config):

@@ -52,11 +52,7 @@ def run_posenc(golden):
       dims = case['index_dims']
       outputs[f'{name}/linear_positions'] = fourier.linear_grid(dims)
       outputs[f'{name}/fourier'] = positions.fourier_features(dims, **options)
-  return {
-    f'outputs/{name}': value
-    for name, value in outputs.items()
-    if f'outputs/{name}' in golden.arrays
-  }
+  return _named(outputs)
 
 
 def run_processors(golden):
@@ -96,7 +92,7 @@ def run_processors(golden):
       target['params'],
     )
     outputs[f'out_{name}'] = module.apply({'params': loaded}, given[name])
-  return {f'outputs/{name}': value for name, value in outputs.items()}
+  return _named(outputs)
 
 
 def run_classification(golden):
@@ -143,7 +139,7 @@ def run_classification(golden):
     outputs[f'new_state/{key}'] = np.reshape(
       leaf, golden.arrays[f'outputs/new_state/{key}'].shape
     )
-  return _stored(golden, outputs, loaded.published(grads))
+  return _named(outputs) | loaded.published(grads)
 
 
 def _state_names(golden):
@@ -191,7 +187,7 @@ def run_iterative(golden):
     return total / count
 
   outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(loaded.params)
-  return _stored(golden, outputs, loaded.published(grads))
+  return _named(outputs) | loaded.published(grads)
 
 
 def run_flow(golden):
@@ -232,7 +228,7 @@ def run_flow(golden):
     return total / count
 
   outputs['loss'], grads = quick.jit(jax.value_and_grad(loss))(loaded.params)
-  return _stored(golden, outputs, loaded.published(grads))
+  return _named(outputs) | loaded.published(grads)
 
 
 _RUNS = {
@@ -312,7 +308,7 @@ def run_video(golden):
   outputs['label_visible/loss'], grads = quick.jit(jax.value_and_grad(loss))(
     loaded.params
   )
-  return _stored(golden, outputs, loaded.published(grads))
+  return _named(outputs) | loaded.published(grads)
 
 
 def run_masked(golden):
@@ -351,7 +347,7 @@ def run_masked(golden):
     'logits': run(loaded.params, mask),
     'logits_no_mask': run(loaded.params, None),
   }
-  return _stored(golden, outputs, {})
+  return _named(outputs)
 
 
 class _Loaded:
@@ -405,10 +401,8 @@ class _Loaded:
     return gradients.stored(self._golden, convert, self._arrays, grads)
 
 
-def _stored(golden, outputs, grads):
-  """Those of the outputs and gradients that the golden has."""
-  named = {f'outputs/{name}': value for name, value in outputs.items()} | grads
-  return {name: named[name] for name in named if name in golden.arrays}
+def _named(outputs):
+  return {f'outputs/{name}': value for name, value in outputs.items()}
 
 
 ADAPTERS = {

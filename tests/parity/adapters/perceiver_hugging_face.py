@@ -21,6 +21,12 @@ def run_hugging_face(golden):
     'num_z_channels': config['d_latents'],
     'num_cross_attend_heads': config['num_cross_attention_heads'],
     'num_self_attend_heads': config['num_self_attention_heads'],
+    **{
+      f'{kind}_attend_widening_factor': config.get(
+        f'{kind}_attention_widening_factor', 1
+      )
+      for kind in ('cross', 'self')
+    },
   }
   outputs = {}
   for name in golden.wanted:

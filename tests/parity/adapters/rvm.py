@@ -116,7 +116,7 @@ def run_reconstruct(golden):
     video_ops.normalize(given[f'{name}_uint8'], 'unit')
     for name in ('source', 'target')
   )
-  deltas = given['target_deltas']
+  deltas = given.get('target_deltas')
   lead, grid = targets.shape[:2], streaming.grid(model, targets.shape[2:4])
   num_tokens = grid[0] * grid[1]
   num_keep = masking.num_visible(num_tokens, config['masking_ratio'])

@@ -140,9 +140,8 @@ def _sown_outputs(sown):
   return outputs
 
 
-def stored(golden, outputs, prefix):
-  outputs = {f'{prefix}{name}': value for name, value in outputs.items()}
-  return {k: v for k, v in outputs.items() if k in golden.arrays}
+def named(outputs, prefix):
+  return {f'{prefix}{name}': value for name, value in outputs.items()}
 
 
 def run_offline(golden):
@@ -169,7 +168,7 @@ def run_offline(golden):
       final = tracks.final(model.num_pips_iter)
       for name, value in zip(_FIELDS, final, strict=True):
         found[f'single_res/{name}'] = value
-    outputs |= stored(golden, found, prefix)
+    outputs |= named(found, prefix)
   return outputs
 
 
@@ -181,7 +180,7 @@ def run_causal(golden):
   outputs = {}
   for inputs, prefix in calls(golden):
     found = causal_outputs(golden, model, params, inputs, call, prefix)
-    outputs |= stored(golden, found, prefix)
+    outputs |= named(found, prefix)
   return outputs
 
 
@@ -242,12 +241,22 @@ def causal_outputs(golden, model, params, inputs, call, prefix):
   for key in inputs:
     if match := re.fullmatch(pattern, key):
       found |= _replaced(
-        model, variables, inputs, int(match[1]), step, features, states, start
+        model,
+        variables,
+        inputs,
+        int(match[1]),
+        step,
+        features,
+        states,
+        start,
+        call,
       )
   return found
 
 
-def _replaced(model, variables, inputs, frame, step, features, states, start):
+def _replaced(
+  model, variables, inputs, frame, step, features, states, start, call
+):
   """New points in some slots from a frame on."""
   video = _video(inputs)
   slots = inputs['replacement_slots']
@@ -257,7 +266,8 @@ def _replaced(model, variables, inputs, frame, step, features, states, start):
   @quick.jit
   def look_up(frames):
     def stages(model, frames):
-      return model.query_features(model.feature_grids(frames), queries)
+      grids = model.feature_grids(frames, resolutions_of(call))
+      return model.query_features(grids, queries)
 
     return model.apply(variables, frames, method=stages)
 
@@ -326,7 +336,7 @@ def run_tapnet(golden):
       out, changed = quick.jit(
         lambda v, q, t=train: model.apply(
           {'params': params, **state}, v, q, train=t, mutable=['batch_stats'],
-          query_chunk_size=0 if t else _chunk(golden.meta['call']),
+          query_chunk_size=0 if t else _chunk(golden.meta.get('call', {})),
         )
       )(_video(inputs), inputs['query_points'])  # fmt: skip
       found = {
@@ -337,7 +347,7 @@ def run_tapnet(golden):
       }
       if train:
         found |= _published_averages(golden, changed['batch_stats'], prefix)
-      outputs |= stored(golden, found, prefix)
+      outputs |= named(found, prefix)
   return outputs
 
 

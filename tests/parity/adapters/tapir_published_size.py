@@ -51,7 +51,7 @@ def run_fullsize(golden):
         found |= tapir.causal_outputs(
           golden, model, params, inputs, call, prefix
         )
-      outputs |= tapir.stored(golden, found, prefix)
+      outputs |= tapir.named(found, prefix)
   return outputs
 
 

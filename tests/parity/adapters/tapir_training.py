@@ -21,36 +21,44 @@ def run_train(golden):
   config = dict(golden.meta['config'])
   model = tapir.make_model(config)
   params = tapir.parameters(golden, model)
-  inputs = golden.below('inputs/')
-  sizes = golden.meta['call']['query_chunk_size']
+  sizes = golden.meta['call'].get('query_chunk_size') or 0
   sizes = sizes if isinstance(sizes, list) else [sizes]
-  num_queries = inputs['query_points'].shape[1]
   outputs = {}
-  for size in sizes:
-    suffix = f'_chunk{size}'
-    order = inputs.get(f'query_permutation{suffix}')
-    if order is None:
-      order, suffix = np.arange(num_queries), ''
-    batch = {
-      'video': inputs['video_uint8'],
-      'query_points': inputs['query_points'][:, order],
-      'target_points': inputs['target_points'][:, order],
-      'occluded': inputs['occluded'][:, order],
-      'mask': np.ones(len(inputs['occluded']), bool),
-    }
-    (loss, terms), grads = _value_and_grad(model, params, batch, size)
-    outputs[f'outputs/loss{suffix}'] = loss
-    for name, value in terms.items():
-      kind, _, number = name.partition('_')
-      kind = {'uncertainty': 'prob'}.get(kind, kind)
-      name = f'{kind}_loss_{number}' if number else f'{kind}_loss'
-      outputs[f'outputs/loss_terms{suffix}/{name}'] = value
-    norm = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)) ** 0.5
-    outputs[f'outputs/grad_global_norm{suffix}'] = norm
-    stored = golden.below(f'grads{suffix}/')
-    for key, value in _published(golden, params, grads, stored).items():
-      outputs[f'grads{suffix}/{key}'] = value
-  return outputs | _optimizer_steps(golden, params)
+  for inputs, prefix in tapir.calls(golden):
+    for size in sizes:
+      outputs |= _losses(golden, model, params, inputs, prefix, size)
+  if 'optimizer' in golden.meta:
+    outputs |= _optimizer_steps(golden, params)
+  return outputs
+
+
+def _losses(golden, model, params, inputs, prefix, size):
+  suffix, outputs = f'_chunk{size}', {}
+  order = inputs.get(f'query_permutation{suffix}')
+  if order is None:
+    order, suffix = np.arange(inputs['query_points'].shape[1]), ''
+  batch = {
+    'video': inputs['video_uint8'],
+    'query_points': inputs['query_points'][:, order],
+    'target_points': inputs['target_points'][:, order],
+    'occluded': inputs['occluded'][:, order],
+    'mask': np.ones(len(inputs['occluded']), bool),
+  }
+  options = golden.meta.get('loss', {})
+  (loss, terms), grads = _value_and_grad(model, params, batch, size, options)
+  outputs[f'{prefix}loss{suffix}'] = loss
+  for name, value in terms.items():
+    kind, _, number = name.partition('_')
+    kind = {'uncertainty': 'prob'}.get(kind, kind)
+    name = f'{kind}_loss_{number}' if number else f'{kind}_loss'
+    outputs[f'{prefix}loss_terms{suffix}/{name}'] = value
+  norm = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)) ** 0.5
+  outputs[f'{prefix}grad_global_norm{suffix}'] = norm
+  place = prefix.replace('outputs', 'grads').replace('/', f'{suffix}/')
+  stored = golden.below(place)
+  for key, value in _published(golden, params, grads, stored).items():
+    outputs[f'{place}{key}'] = value
+  return outputs
 
 
 def _published(golden, params, tree, names):
@@ -63,7 +71,12 @@ def _published(golden, params, tree, names):
   )
 
 
-def _value_and_grad(model, params, batch, size):
+def _value_and_grad(model, params, batch, size, options):
+  # These two are constants of ours, as in all released configurations.
+  assert options.get('position_loss_weight', 0.05) == losses.POSITION_WEIGHT
+  assert options.get('huber_delta', 4.0) == losses.HUBER_DELTA
+  threshold = options.get('expected_dist_thresh', losses.EXPECTED_DIST_THRESH)
+
   def loss(params):
     tracks = model.apply(
       {'params': params},
@@ -79,6 +92,7 @@ def _value_and_grad(model, params, batch, size):
       target_occluded=batch['occluded'],
       size=batch['video'].shape[2:4],
       rows=batch['mask'],
+      expected_dist_thresh=threshold,
     )
     terms = {name: s * total / n for name, (total, n, s) in terms.items()}
     return sum(terms.values()), terms
@@ -150,7 +164,7 @@ def run_metrics(golden):
       size.tolist(), initial.tolist()
     )
     found[f'resolutions/{name}'] = np.array(resolutions)
-  return tapir.stored(golden, found, 'outputs/')
+  return tapir.named(found, 'outputs/')
 
 
 def _scores(given, mode, per):
