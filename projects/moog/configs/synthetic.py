@@ -27,11 +27,11 @@ STACK = {'num_heads': 2, 'qkv_features': 64, 'mlp_features': 128}
 def get_config(arg=''):
   """Arguments: steps; readouts; initial, the kind of initial state; sweep."""
   arg = vc.parse_arg(
-    arg, steps=900, readouts=False, initial='encoder', sweep=False
+    arg, steps=1000, readouts=False, initial='encoder', sweep=False
   )
   config = vc.base_config()
   config.steps = arg.steps
-  config.batch_size = 16
+  config.batch_size = 8
   config.task.factory = 'projects.moog.task:NextFrame'
   config.task.kwargs = mlc.ConfigDict(
     {

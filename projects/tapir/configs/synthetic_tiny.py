@@ -22,7 +22,7 @@ FRAMES, SIDE, POINTS = 8, 64, 32
 
 def get_config(arg=''):
   """Argument: steps, the length of the run (synthetic_tiny.py:steps=5000)."""
-  arg = vc.parse_arg(arg, steps=300)
+  arg = vc.parse_arg(arg, steps=250)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 4
@@ -66,7 +66,7 @@ def get_config(arg=''):
   config.checkpoint.every_steps = max(arg.steps // 4, 1)
   config.evals.heldout = vc.eval_spec(
     factory='vidscenic.evaluation.evaluator:MeanLoss',
-    every_steps=max(arg.steps // 4, 1),
+    every_steps=max(arg.steps // 2, 1),
     kwargs={'data': clips('validation'), 'batch_size': 8, 'limit': 64},
   )
   config.evals.baselines = vc.eval_spec(
