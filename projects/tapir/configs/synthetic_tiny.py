@@ -22,7 +22,7 @@ FRAMES, SIDE, POINTS = 8, 64, 32
 
 def get_config(arg=''):
   """Argument: steps, the length of the run (synthetic_tiny.py:steps=5000)."""
-  arg = vc.parse_arg(arg, steps=250)
+  arg = vc.parse_arg(arg, steps=200)
   config = vc.base_config()
   config.steps = arg.steps
   config.batch_size = 4
