@@ -8,9 +8,9 @@ drawn on the fly. All numbers here are ours; the recipe is that of TAPIR
 (arXiv 2306.08637) made small. Figures are AJ, position and occlusion accuracy
 on held-out clips with positions scaled to 256x256 and queries in the first
 frame; `baselines` are trackers without learning on the same clips, points at
-rest (AJ 5.2) and the best match of 7x7 pixels (23.5). The 300 updates of the
-default take about 3 minutes on 2 idle cores and end at AJ 15.4; how the weights
-that come with the project were made is in its README.
+rest (AJ 5.2) and the best match of 7x7 pixels (23.5). The 200 updates of the
+default take about 3 minutes on 2 idle cores and end at AJ 13.0, 300 at 15.4;
+how the weights that come with the project were made is in its README.
 """
 
 import ml_collections as mlc
